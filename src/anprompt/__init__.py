@@ -1,0 +1,1 @@
+"""Prompt tuning of CLIP-like models that stays right under noise and on unseen classes."""

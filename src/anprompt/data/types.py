@@ -1,0 +1,48 @@
+"""What every data source yields: items, class names, and how to read one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled picture.
+
+    Attributes:
+        path: a file path, or a key of the source ("embedded:food/pizza/twemoji/train/0007").
+        label: index into the data set's class names.
+        classname: the class name as the text encoder sees it.
+        domain: style or variant the picture belongs to; empty where there is only one.
+    """
+
+    path: str
+    label: int
+    classname: str
+    domain: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled data set with its official split.
+
+    Attributes:
+        classnames: in label order.
+        read: opens an item as an RGB picture; raises `UserError` naming the file if it can't.
+        template: a sentence with one `{}` for the class name.
+        skipped: one line per file that was left out, with the reason.
+    """
+
+    name: str
+    classnames: tuple[str, ...]
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    read: Callable[[Item], Image]
+    template: str = "a photo of a {}."
+    licence: str = ""
+    citation: str = ""
+    skipped: tuple[str, ...] = ()

@@ -1,0 +1,25 @@
+"""The one exception that means "the input is wrong", and the wording helpers for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Input a person can mend. The command line prints it as one line and exits with code 2."""
+
+
+def choices(kind: str, value: object, available: Iterable[object]) -> UserError:
+    """`Unknown method 'mapel'. Did you mean 'maple'? Available: ...` as an error to raise.
+
+    Args:
+        kind: what was asked for, in the singular ("method", "embedded data set").
+        value: what the user wrote.
+        available: what exists, in the order to print it.
+    """
+    names = [str(name) for name in available]
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+    return UserError(f"Unknown {kind} {str(value)!r}.{hint} Available: {shown or 'none'}.")
