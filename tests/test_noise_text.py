@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from anprompt.errors import UserError
 from anprompt.noise.seeds import stable_seed
 from anprompt.noise.text import (
+    DEFAULT_OPS,
     KEYBOARD,
     PHRASINGS,
     TARGETS,
@@ -224,6 +225,7 @@ def test_draws_differ_by_draw_seed_and_name_and_share_the_operators():
     # in turn: half the draws paraphrase, the others only change case
     mixed = draw(ops=["paraphrase", "case"])
     assert sum(text.lower() == "a photo of a emu." for text in mixed) == 10
+    assert draw() == draw(ops=DEFAULT_OPS) and draw(ops=[]) == ["a photo of a emu."] * 20
     combined = draw(ops=["paraphrase", "case"], combine=True)
     assert all(text.lower() != "a photo of a emu." and text != text.lower() for text in combined)
 

@@ -333,6 +333,9 @@ TEXT_FAMILIES: dict[str, tuple[str, ...]] = {
     for family in dict.fromkeys(noise.family for noise in TEXT_NOISE.values())
 }
 
+# what the noisy sentences are made with unless told otherwise: one operator of each kind
+DEFAULT_OPS = ("paraphrase", "drop_word", "swap_words", "case", "typo")
+
 
 def perturb(
     template: str,
@@ -365,7 +368,7 @@ def noisy_sentences(
     *,
     draws: int,
     strength: int,
-    ops: Iterable[str],
+    ops: Iterable[str] | None = None,
     target: str = "both",
     seed: int,
     combine: bool = False,
@@ -376,10 +379,11 @@ def noisy_sentences(
     with the number of draws.
 
     Args:
+        ops: names in `TEXT_NOISE`; `DEFAULT_OPS` if None.
         combine: apply all operators in each draw; otherwise the draws take them in turn, starting
             with a random one.
     """
-    wanted = list(ops)
+    wanted = list(DEFAULT_OPS if ops is None else ops)
     check(strength=strength, target=target, ops=wanted)
     start = stable_seed(seed, classname) % max(len(wanted), 1)
     sentences = []
