@@ -1,0 +1,157 @@
+"""What a frozen dual encoder must offer so that any prompt method can be built on it.
+
+Blocks count from 1, as in the papers. A *hook* sees the activations entering a block and may insert
+or replace tokens; the identity hook must give the stock forward, bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Hook = Callable[[int, Tensor], Tensor]
+
+
+def identity_hook(block: int, x: Tensor) -> Tensor:
+    """The hook that changes nothing."""
+    return x
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes of a dual encoder: widths and `embed` in channels, depths in blocks, sizes in pixels."""
+
+    text_width: int
+    vision_width: int
+    embed: int
+    text_depth: int
+    vision_depth: int
+    context_length: int
+    image_size: int
+    patch_size: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sentences as the text encoder reads them.
+
+    Attributes:
+        ids: [n, L] token ids, L = the longest sentence (causal attention makes the rest pointless).
+        eot: [n] position of the end-of-text token, where the feature is read.
+    """
+
+    ids: Tensor
+    eot: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen CLIP-like model, block by block.
+
+    Attributes:
+        id: hub id, folder or "embedded".
+        weight_hash: sha256 over the fp32 weights; adapters record it.
+        activation: name of the MLP activation; adapters record it, a mismatch is refused.
+        mean, std: per channel, for pixels in [0, 1].
+        logit_scale: the model's own temperature, after exp.
+    """
+
+    id: str
+    weight_hash: str
+    activation: str
+    dims: Dims
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    logit_scale: float
+
+    def freeze(self) -> None:
+        """No gradients and evaluation mode; called once by every loader."""
+        self.eval()
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """A frozen encoder has no training mode: dropout and statistics stay off."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    # --- text -----------------------------------------------------------------------------------
+    @abstractmethod
+    def tokenize(self, sentences: Sequence[str]) -> Tokens:
+        """Token ids of the sentences, cut to the longest one.
+
+        Raises:
+            UserError: a sentence has more tokens than the context length; the sentence is named.
+        """
+
+    @abstractmethod
+    def embed_words(self, ids: Tensor) -> Tensor:
+        """Token embeddings without positions, [n, L] -> [n, L, D_t]."""
+
+    @abstractmethod
+    def text_positions(self, length: int) -> Tensor:
+        """Position embeddings of the first `length` positions, [L, D_t]."""
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """What enters block 1, [n, L] -> [n, L, D_t]."""
+        return self.embed_words(ids) + self.text_positions(ids.shape[1])
+
+    @abstractmethod
+    def run_text(
+        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
+    ) -> Tensor:
+        """Blocks `first`..`last` (None: to the end) with causal attention, [n, L, D_t] -> [n, L', D_t]."""
+
+    @abstractmethod
+    def read_text(self, x: Tensor, eot: Tensor) -> Tensor:
+        """Final norm and projection at the end-of-text positions, [n, L, D_t] -> [n, E], not normalised."""
+
+    # --- vision ---------------------------------------------------------------------------------
+    @abstractmethod
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        """Class token and patches with positions, before the pre-norm: [B, 3, H, W] -> [B, 1 + P, D_v]."""
+
+    @abstractmethod
+    def pre_norm(self, x: Tensor) -> Tensor:
+        """The norm between the embeddings and block 1 (identity where a model has none)."""
+
+    @abstractmethod
+    def run_image(
+        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
+    ) -> Tensor:
+        """Blocks `first`..`last` (None: to the end), [B, N, D_v] -> [B, N', D_v]."""
+
+    @abstractmethod
+    def post_norm(self, x: Tensor) -> Tensor:
+        """The final norm, on any tokens [..., D_v]."""
+
+    @property
+    @abstractmethod
+    def image_projection(self) -> Tensor:
+        """The frozen projection P into the joint space, [D_v, E]."""
+
+    def read_image(self, x: Tensor) -> Tensor:
+        """Final norm and projection of the class token, [B, N, D_v] -> [B, E], not normalised."""
+        return nn.functional.linear(self.post_norm(x[:, 0]), self.image_projection.T)
+
+    # --- stock encoders -------------------------------------------------------------------------
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Frozen text features of whole sentences, [n, E], not normalised."""
+        tokens = self.tokenize(sentences)
+        return self.read_text(self.run_text(self.embed_text(tokens.ids)), tokens.eot)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Frozen image features, [B, E], not normalised."""
+        return self.read_image(self.run_image(self.pre_norm(self.embed_image(pixels))))

@@ -1,0 +1,211 @@
+"""CLIP in hub format, through transformers: a hub id or a local folder.
+
+The model's own modules do the work; nothing of CLIP is written again here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anprompt.backbones.base import Backbone, Dims, Hook, Tokens, identity_hook
+from anprompt.errors import UserError
+
+log = logging.getLogger("anprompt")
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def weight_hash(model: nn.Module) -> str:
+    """sha256 over names, shapes and fp32 values of all weights, so the file format does not matter."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _refuse_wrong_activation(spec: str, config: Any) -> None:
+    text, vision = config.text_config.hidden_act, config.vision_config.hidden_act
+    if text != vision:
+        raise UserError(
+            f"Backbone {spec!r}: text uses {text!r} but vision uses {vision!r}; fix its config.json."
+        )
+    if "openai/clip-vit" in spec and text != "quick_gelu":
+        raise UserError(
+            f"Backbone {spec!r}: config says activation {text!r}, but these weights were trained with "
+            "'quick_gelu'; with the wrong one accuracy is silently lost. Set hidden_act in its config.json."
+        )
+
+
+def _load(spec: str) -> tuple[Any, Any, dict]:
+    """Model, tokenizer and image-processor settings, with load errors made plain."""
+    from transformers import AutoConfig, AutoTokenizer, CLIPModel
+    from transformers.image_processing_base import ImageProcessingMixin
+    from transformers.utils import logging as hf_logging
+
+    folder = Path(spec)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(
+            f"Backbone folder {spec!r} has no config.json; point at a folder saved in hub format."
+        )
+    quiet = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(spec)
+        if config.model_type != "clip":
+            raise UserError(f"Backbone {spec!r} is of type {config.model_type!r}; supported here: 'clip'.")
+        _refuse_wrong_activation(spec, config)
+        # fp32 first: the hash must not depend on the precision that is asked for.
+        loaded: Any = CLIPModel.from_pretrained(
+            spec, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+        model, report = loaded
+        tokenizer = AutoTokenizer.from_pretrained(spec)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises a dozen types for "not there" and "broken"
+        raise UserError(_load_failure(spec, error)) from error
+    finally:
+        if quiet:
+            hf_logging.enable_progress_bar()
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(
+            f"Backbone {spec!r} lacks {len(missing)} weights, e.g. {missing[0]!r}: its file is incomplete."
+        )
+    try:
+        picture, _ = ImageProcessingMixin.get_image_processor_dict(spec)
+    except OSError:
+        picture = {}
+    return model, tokenizer, picture
+
+
+def _load_failure(spec: str, error: Exception) -> str:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if Path(spec).exists():
+        return f"Can't read backbone {spec!r}: {first}. The folder needs config.json, weights and tokenizer files."
+    return (
+        f"Can't load backbone {spec!r}: no such folder, and the hub gave nothing ({type(error).__name__}). "
+        "Check the name and the network, or download the model elsewhere and pass its folder; "
+        "'embedded' needs no download."
+    )
+
+
+class HFClip(Backbone):
+    """transformers' `CLIPModel`, frozen and split into blocks.
+
+    Args:
+        spec: hub id ("openai/clip-vit-base-patch16") or a folder in hub format.
+        dtype: precision of the weights; the hash is taken in fp32 before the cast.
+
+    Raises:
+        UserError: not found, incomplete, not a CLIP, or its activation does not fit its weights.
+    """
+
+    def __init__(self, spec: str, *, dtype: torch.dtype = torch.float32, name: str | None = None) -> None:
+        super().__init__()
+        model, self._tokenizer, picture = _load(spec)
+        self._setup(model, picture, name or spec, dtype)
+
+    @classmethod
+    def from_model(
+        cls, model: nn.Module, tokenizer: Any, *, name: str, picture: dict | None = None
+    ) -> HFClip:
+        """Wrap a `CLIPModel` that is already in memory (random weights in benchmarks, own pre-training)."""
+        self = cls.__new__(cls)
+        Backbone.__init__(self)
+        self._tokenizer = tokenizer
+        self._setup(model, picture or {}, name, next(model.parameters()).dtype)
+        return self
+
+    def _setup(self, model: Any, picture: dict, name: str, dtype: torch.dtype) -> None:
+        config = model.config
+        text, vision = config.text_config, config.vision_config
+        self.id = name
+        self.weight_hash = weight_hash(model)
+        self.activation = text.hidden_act
+        self.mean = tuple(picture.get("image_mean") or CLIP_MEAN)
+        self.std = tuple(picture.get("image_std") or CLIP_STD)
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self.dims = Dims(
+            text_width=text.hidden_size,
+            vision_width=vision.hidden_size,
+            embed=config.projection_dim,
+            text_depth=text.num_hidden_layers,
+            vision_depth=vision.num_hidden_layers,
+            context_length=text.max_position_embeddings,
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+        )
+        self.model = model.to(dtype)
+        self.freeze()
+
+    # --- text -----------------------------------------------------------------------------------
+    def tokenize(self, sentences: Sequence[str]) -> Tokens:
+        ids = [self._tokenizer(s)["input_ids"] for s in sentences]
+        limit = self.dims.context_length
+        for sentence, row in zip(sentences, ids):
+            if len(row) > limit:
+                raise UserError(
+                    f"Sentence {sentence!r} has {len(row)} tokens; {self.id} reads at most {limit}. Shorten the name."
+                )
+        length = max(len(row) for row in ids)
+        padded = [row + [row[-1]] * (length - len(row)) for row in ids]
+        eot = [len(row) - 1 for row in ids]
+        return Tokens(
+            torch.tensor(padded, device=self.device), torch.tensor(eot, dtype=torch.long, device=self.device)
+        )
+
+    def embed_words(self, ids: Tensor) -> Tensor:
+        return self.model.text_model.embeddings.token_embedding(ids)
+
+    def text_positions(self, length: int) -> Tensor:
+        return self.model.text_model.embeddings.position_embedding.weight[:length]
+
+    def run_text(
+        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
+    ) -> Tensor:
+        layers = self.model.text_model.encoder.layers
+        for block in range(first, (last if last is not None else len(layers)) + 1):
+            x = layers[block - 1](hook(block, x), attention_mask=None, is_causal=True)
+        return x
+
+    def read_text(self, x: Tensor, eot: Tensor) -> Tensor:
+        pooled = x[torch.arange(len(x), device=x.device), eot]
+        return self.model.text_projection(self.model.text_model.final_layer_norm(pooled))
+
+    # --- vision ---------------------------------------------------------------------------------
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        return self.model.vision_model.embeddings(pixels)
+
+    def pre_norm(self, x: Tensor) -> Tensor:
+        return self.model.vision_model.pre_layrnorm(x)
+
+    def run_image(
+        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
+    ) -> Tensor:
+        layers = self.model.vision_model.encoder.layers
+        for block in range(first, (last if last is not None else len(layers)) + 1):
+            x = layers[block - 1](hook(block, x), attention_mask=None)
+        return x
+
+    def post_norm(self, x: Tensor) -> Tensor:
+        return self.model.vision_model.post_layernorm(x)
+
+    @property
+    def image_projection(self) -> Tensor:
+        return self.model.visual_projection.weight.T
+
+    # --- for the contract test --------------------------------------------------------------------
+    def stock_forward(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Text and image features of the library's own forward, which the blocks above must equal."""
+        text = self.model.get_text_features(input_ids=ids).pooler_output
+        return text, self.model.get_image_features(pixel_values=pixels).pooler_output

@@ -1,0 +1,25 @@
+"""Losses as small pure functions of logits and unit features."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_alignment(features: Tensor, frozen: Tensor) -> Tensor:
+    """Mean of `1 - cos` between rows, [n, E] x [n, E] -> scalar: stay near frozen CLIP (MMRL, eq. of L_cos)."""
+    return 1.0 - F.cosine_similarity(features, frozen, dim=-1).mean()
+
+
+def wa_loss(logits_weak: Tensor, logits: Tensor) -> Tensor:
+    """ANPrompt's weak alignment loss (WALoss): clean predictions should agree with weak-noise ones.
+
+    `sum KL(softmax(z_weak) || softmax(z)) / ((std(z) + 1e-6) * numel(z))`, both [B, C] and scaled.
+
+    Args:
+        logits_weak: z_weak, similarity of the NRVPP to weak-noise text features.
+        logits: z, similarity of image features to prompted text features.
+    """
+    target = F.softmax(logits_weak, dim=-1)
+    divergence = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="sum")
+    return divergence / ((logits.std() + 1e-6) * logits.numel())

@@ -1,0 +1,141 @@
+"""The methods and the presets that run them.
+
+A *preset* is a TOML file: a method's name, its settings, the training recipe, and what a protocol
+changes of it. Names given by users are preset names; most presets are called as their method.
+Other packages add methods through the entry-point group `anprompt.methods` (name -> Method class).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from importlib.metadata import entry_points
+from typing import Any
+
+from anprompt.backbones.base import Backbone
+from anprompt.errors import UserError, choices
+from anprompt.methods.anprompt import ANPrompt
+from anprompt.methods.base import Classifier, Head, Method, MethodConfig
+from anprompt.methods.zeroshot import ZeroShot
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - Python 3.10 only
+    import tomli as tomllib
+
+__all__ = [
+    "Classifier",
+    "Head",
+    "Method",
+    "MethodConfig",
+    "Preset",
+    "build_method",
+    "method_class",
+    "methods",
+    "preset",
+]
+
+_BUILT_IN: tuple[type[Method], ...] = (ZeroShot, ANPrompt)
+
+
+@lru_cache(maxsize=1)
+def methods() -> dict[str, type[Method]]:
+    """All known methods by name; the built-in ones can't be replaced by a plug-in."""
+    found = {point.name: point.load() for point in entry_points(group="anprompt.methods")}
+    return {**found, **{cls.name: cls for cls in _BUILT_IN}}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method; `UserError` with the nearest name if there is none."""
+    if name not in methods():
+        raise choices("method", name, sorted(methods()))
+    return methods()[name]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named recipe: method, its settings, and training settings, as plain values."""
+
+    name: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+def preset_names() -> list[str]:
+    """Presets that ship with the package, and plug-in methods (which are their own preset)."""
+    files = resources.files("anprompt") / "presets"
+    shipped = {entry.name[:-5] for entry in files.iterdir() if entry.name.endswith(".toml")}
+    return sorted(shipped | set(methods()))
+
+
+def preset(name: str, protocol: str = "base-to-new") -> Preset:
+    """A preset with what the protocol changes already applied.
+
+    Raises:
+        UserError: no such preset (the nearest is named).
+    """
+    if name not in preset_names():
+        raise choices("method", name, preset_names())
+    file = resources.files("anprompt") / "presets" / f"{name}.toml"
+    if not file.is_file():
+        return Preset(name, name)
+    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    change = values.get("protocol", {}).get(protocol, {})
+    return Preset(
+        name,
+        values["method"],
+        {**values.get("settings", {}), **change.get("settings", {})},
+        {**values.get("train", {}), **change.get("train", {})},
+    )
+
+
+def build_method(
+    name: str,
+    backbone: Backbone,
+    classnames: Sequence[str],
+    *,
+    template: str = "a photo of a {}.",
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 1,
+    fresh: bool = True,
+    protocol: str = "base-to-new",
+) -> Method:
+    """A method on a backbone, ready to train.
+
+    Args:
+        name: preset name ("anprompt", "anprompt-snapshot", "zeroshot", ...).
+        settings: values that replace the preset's.
+        fresh: compute the method's fixed tensors (noise prompts); False when tensors are loaded next.
+
+    Raises:
+        UserError: unknown preset or setting, bad value, empty class list, template without "{}".
+    """
+    if not classnames:
+        raise UserError("The class list is empty; give at least one class name.")
+    check_template(template)
+    recipe = preset(name, protocol)
+    cls = method_class(recipe.method)
+    config = cls.Config.from_dict({**recipe.settings, **(settings or {})})
+    method = cls(backbone, classnames, config, template=template, descriptions=descriptions, seed=seed)
+    method.preset = name
+    method.to(backbone.device)
+    if fresh:
+        method.start()
+    return method
+
+
+def check_template(template: str) -> None:
+    """`UserError` unless the template has exactly one place for the class name."""
+    if (
+        template.count("{}") != 1
+        or template.replace("{}", "").count("{")
+        or template.replace("{}", "").count("}")
+    ):
+        raise UserError(
+            f"Template {template!r} needs exactly one '{{}}' for the class name, like 'a photo of a {{}}.'."
+        )

@@ -1,0 +1,268 @@
+"""ANPrompt: anti-noise prompt tuning (arXiv 2508.04677).
+
+    text    [SOS, a_1 .. a_K, "a photo of a", NAME, EOT]     anti-noise prompts, blocks J..L
+    vision  [CLS, v_1 .. v_K, patches]                       anti-noise prompts, blocks J..L
+                  `-- mean of the K outputs -> NRVPP
+
+Noisy sentences -> weak-noise text features w -> K-means -> noise prompts N (fixed) -> projected and
+added to learnable tokens R -> anti-noise prompts. `docs/method.md` walks through it equation by
+equation. Two presets: `anprompt` (the paper's description) and `anprompt-snapshot` (what an early
+public version of the authors' code computed; it is what the golden tensors check).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.backbones.base import Backbone
+from anprompt.errors import UserError, choices
+from anprompt.losses import cosine_alignment, wa_loss
+from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.noise.text import noisy_sentences
+from anprompt.noise.weak_noise import noise_prompts, weak_noise_features
+from anprompt.prompting import ClassBank, DeepTokens, Vision, sentence_features, unit
+
+
+@dataclass(frozen=True)
+class ANPromptConfig(MethodConfig):
+    """Settings of ANPrompt; the values here are those of the `anprompt` preset.
+
+    Attributes:
+        n_tokens: K, prompt tokens per tower and number of K-means clusters.
+        first_block, last_block: J and L, from 1; 0 means half of the depth, and the last block.
+        token_width: d_r, width of the learnable tokens R.
+        rank: of the per-block residual of the vision projection.
+        projection_rank: of the residual of the NRVPP's projection.
+        noise_tokens: "clustered" (noise prompts N in both towers) or "learned" (snapshot: a second
+            learnable token set, vision only).
+        noise_scale: c, share of the noise prompts in an anti-noise prompt.
+        noisy: "perturbed" sentences or class "descriptions" as the source of h.
+        noise_amount: a, share of noise in a weak-noise text feature.
+        draws, noise_strength, noise_ops: noisy sentences per class, operator strength, and operators.
+        beta: share of new tokens at later vision blocks.
+        head_weight: s, weight of z against z_rep in loss and trained head.
+        similarity_weight: lam, of both similarity losses.
+        wa_weight: of the WALoss (1 in the paper).
+        logit_scale: tau; 0 means the backbone's own.
+    """
+
+    n_tokens: int = 5
+    first_block: int = 0
+    last_block: int = 0
+    token_width: int = 512
+    rank: int = 4
+    projection_rank: int = 64
+    noise_tokens: str = "clustered"
+    noise_scale: float = 0.2
+    noisy: str = "perturbed"
+    noise_amount: float = 0.1
+    draws: int = 8
+    noise_strength: int = 2
+    noise_ops: tuple[str, ...] = ()
+    beta: float = 0.9
+    head_weight: float = 0.7
+    similarity_weight: float = 2.0
+    wa_weight: float = 1.0
+    logit_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.noise_tokens not in ("clustered", "learned"):
+            raise choices("noise_tokens", self.noise_tokens, ["clustered", "learned"])
+        if self.noisy not in ("perturbed", "descriptions"):
+            raise choices("noisy", self.noisy, ["perturbed", "descriptions"])
+        for key in ("n_tokens", "token_width", "rank", "projection_rank", "draws"):
+            if getattr(self, key) < 1:
+                raise UserError(f"ANPrompt: {key} must be at least 1, not {getattr(self, key)}.")
+        for key in ("beta", "head_weight"):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise UserError(f"ANPrompt: {key} must lie in 0..1, not {getattr(self, key)}.")
+
+
+class BlockLinear(nn.Module):
+    """One independent projection per block: `A_l R + b_l`."""
+
+    def __init__(self, width_in: int, width_out: int, blocks: int, generator: torch.Generator) -> None:
+        super().__init__()
+        start = linear_init(blocks * width_out, width_in, generator)
+        self.weight = nn.Parameter(start.view(blocks, width_out, width_in))
+        self.bias = nn.Parameter(torch.zeros(blocks, width_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[K, d] -> [blocks, K, D]."""
+        return x @ self.weight.mT + self.bias[:, None]
+
+
+class SharedResidual(nn.Module):
+    """One projection per block as a shared weight plus a low-rank residual: `(W + U_l V_l) R + b_l`."""
+
+    def __init__(
+        self, width_in: int, width_out: int, blocks: int, rank: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear_init(width_out, width_in, generator))
+        self.up = nn.Parameter(linear_init(blocks * width_out, rank, generator).view(blocks, width_out, rank))
+        self.down = nn.Parameter(torch.zeros(blocks, rank, width_in))
+        self.bias = nn.Parameter(torch.zeros(blocks, width_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[K, d_r] -> [blocks, K, D]."""
+        shared = F.linear(x, self.weight)
+        return shared + (x @ self.down.mT) @ self.up.mT + self.bias[:, None]
+
+
+def linear_init(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """The uniform start of a linear layer, from an explicit generator: U(-1/sqrt(in), 1/sqrt(in))."""
+    return (torch.rand(rows, columns, generator=generator) * 2 - 1) / columns**0.5
+
+
+def prompted_blocks(first: int, last: int, depths: Sequence[int]) -> tuple[int, int]:
+    """J and L for towers of these depths; 0 stands for half of the depth and for the last block.
+
+    Raises:
+        UserError: not 1 <= J <= L <= depth of the shallower tower.
+    """
+    depth = min(depths)
+    first, last = first or max(1, depth // 2), last or depth
+    if not 1 <= first <= last <= depth:
+        raise UserError(f"Prompted blocks {first}..{last} do not fit a backbone of {depth} blocks.")
+    return first, last
+
+
+class ANPrompt(Method):
+    """ANPrompt on a frozen backbone."""
+
+    name: ClassVar[str] = "anprompt"
+    paper: ClassVar[str] = "arXiv 2508.04677"
+    Config: ClassVar[type[MethodConfig]] = ANPromptConfig
+
+    def __init__(
+        self, backbone: Backbone, classnames: Sequence[str], config: ANPromptConfig, *, template: str,
+        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
+        )
+        dims, c = backbone.dims, config
+        self.first_block, last = prompted_blocks(
+            c.first_block, c.last_block, (dims.text_depth, dims.vision_depth)
+        )
+        blocks = last - self.first_block + 1
+        g = torch.Generator().manual_seed(seed)
+        clustered = c.noise_tokens == "clustered"
+        noise_width = dims.embed if clustered else c.token_width
+        self.tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=g))
+        self.text_tokens = BlockLinear(c.token_width, dims.text_width, blocks, g)
+        self.vision_tokens = SharedResidual(c.token_width, dims.vision_width, blocks, c.rank, g)
+        self.vision_noise = BlockLinear(noise_width, dims.vision_width, blocks, g)
+        if clustered:
+            self.text_noise = BlockLinear(noise_width, dims.text_width, blocks, g)
+            self.register_buffer("noise_prompts", torch.zeros(c.n_tokens, dims.embed))
+        else:
+            self.second_tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=g))
+        self.projection_down = nn.Parameter(linear_init(dims.vision_width, c.projection_rank, g))
+        self.projection_up = nn.Parameter(torch.zeros(c.projection_rank, dims.embed))
+        self._weak: Tensor | None = None
+
+    # --- noise ----------------------------------------------------------------------------------
+    def start(self) -> None:
+        if self.config.noise_tokens == "clustered":
+            self.noise_prompts = noise_prompts(self.weak_bank(), self.config.n_tokens, self.seed)
+
+    @torch.no_grad()
+    def weak_bank(self) -> Tensor:
+        """Weak-noise text features of the training classes, [draws, C, E]; computed once, on first use."""
+        if self._weak is None:
+            names = self.trained_classnames
+            clean = sentence_features(self.backbone, self.sentences(names))
+            noisy = [self.noisy_sentences(name) for name in names]
+            draws = len(noisy[0])
+            h = sentence_features(self.backbone, [s for row in noisy for s in row]).view(
+                len(names), draws, -1
+            )
+            self._weak = weak_noise_features(clean, h.transpose(0, 1), self.config.noise_amount)
+        return self._weak
+
+    def use_weak_bank(self, bank: Tensor) -> None:
+        """Set the weak-noise bank [draws, C, E] instead of computing it (own sentences, parity tests)."""
+        self._weak = bank
+
+    def noisy_sentences(self, name: str) -> list[str]:
+        """`draws` noisy sentences of one class: perturbed wordings, or its descriptions in turn."""
+        c: Any = self.config
+        if c.noisy == "perturbed":
+            return noisy_sentences(
+                self.template, name.replace("_", " "), draws=c.draws, strength=c.noise_strength,
+                ops=c.noise_ops or None, seed=self.seed,
+            )  # fmt: skip
+        known = self.descriptions.get(name) or self.descriptions.get(name.replace("_", " "))
+        if not known:
+            raise UserError(
+                f"No description for class {name!r}; give a JSON file {{class: [sentences]}} with "
+                "--descriptions, or use the preset 'anprompt', which perturbs the template instead."
+            )
+        return [known[i % len(known)] for i in range(c.draws)]
+
+    # --- prompts --------------------------------------------------------------------------------
+    def text_prompts(self) -> Tensor:
+        """Anti-noise prompts of the text tower, `A_l R + c B_l N`, [blocks, K, D_t]."""
+        prompts = self.text_tokens(self.tokens)
+        if self.config.noise_tokens == "clustered":
+            prompts = prompts + self.config.noise_scale * self.text_noise(self.noise_prompts)
+        return prompts
+
+    def vision_prompts(self) -> Tensor:
+        """Anti-noise prompts of the vision tower, `(W + U_l V_l) R + b_l + c B'_l N`, [blocks, K, D_v]."""
+        noise = self.noise_prompts if self.config.noise_tokens == "clustered" else self.second_tokens
+        return self.vision_tokens(self.tokens) + self.config.noise_scale * self.vision_noise(noise)
+
+    # --- features -------------------------------------------------------------------------------
+    def encode_classes(self, bank: ClassBank) -> TextState:
+        hook = DeepTokens(list(self.text_prompts()), self.first_block)
+        x = self.backbone.run_text(bank.trunk, bank.first, hook=hook)
+        return {"text": unit(self.backbone.read_text(x, bank.tokens.eot + self.config.n_tokens))}
+
+    def image_features(self, vision: Vision) -> tuple[Tensor, Tensor]:
+        """Unit image features f and unit NRVPP p, both [B, E]."""
+        hook = DeepTokens(list(self.vision_prompts()), self.first_block, self.config.beta)
+        x = self.backbone.run_image(vision.trunk, self.first_block, hook=hook)
+        return unit(self.backbone.read_image(x)), unit(self.nrvpp(x))
+
+    def nrvpp(self, x: Tensor) -> Tensor:
+        """`mean_k ln_post(x_k) @ (P + A B)`: output tokens [B, N, D_v] -> [B, E], not normalised."""
+        projection = self.backbone.image_projection + self.projection_down @ self.projection_up
+        outputs = self.backbone.post_norm(x[:, 1 : 1 + self.config.n_tokens])
+        return (outputs @ projection.to(outputs.dtype)).mean(dim=1)
+
+    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+        """`s CE(z) + (1-s) CE(z_rep) + lam (1-cos(f, f0)) + lam (1-cos(t, t0)) + WALoss`.
+
+        The bank's draws take turns: step i uses draw i modulo draws.
+        """
+        c, tau = self.config, self.logit_scale
+        weak = self.weak_bank()
+        text = self.encode_classes(bank)["text"]
+        image, prototype = self.image_features(vision)
+        z, z_rep = tau * image @ text.T, tau * prototype @ text.T
+        z_weak = tau * prototype @ weak[step % len(weak)].T
+        return {
+            "ce": c.head_weight * F.cross_entropy(z, labels),
+            "ce_rep": (1 - c.head_weight) * F.cross_entropy(z_rep, labels),
+            "sim_image": c.similarity_weight * cosine_alignment(image, vision.frozen),
+            "sim_text": c.similarity_weight * cosine_alignment(text, bank.frozen),
+            "wa": c.wa_weight * wa_loss(z_weak, z),
+        }
+
+    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+        """Unseen classes: z. Trained classes: `s z + (1 - s) z_rep`."""
+        image, prototype = self.image_features(vision)
+        z = self.logit_scale * image @ text["text"].T
+        if head == "unseen":
+            return z
+        s = self.config.head_weight
+        return s * z + (1 - s) * self.logit_scale * prototype @ text["text"].T

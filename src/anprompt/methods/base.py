@@ -1,0 +1,165 @@
+"""What every prompt method is: parameters, features, a loss by named parts, and logits.
+
+A method holds its backbone without owning it: `parameters()` and `state_dict()` are the trained
+tensors (and fixed ones such as noise prompts) alone, so an adapter never contains CLIP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anprompt.backbones.base import Backbone
+from anprompt.errors import UserError, choices
+from anprompt.prompting import ClassBank, Vision, class_bank, see
+
+Head = Literal["trained", "unseen"]
+TextState = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """Base of the methods' typed configs; each checks its own values in `__post_init__`."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MethodConfig:
+        """A config from plain values, as read from TOML, JSON or `--set`.
+
+        Raises:
+            UserError: unknown key (nearest named) or a value of the wrong type.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise choices(f"setting of {cls.__name__}", key, fields)
+        defaults = cls()
+        return cls(**{key: _typed(key, value, getattr(defaults, key)) for key, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for config.json."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    if isinstance(default, bool) != isinstance(value, bool):
+        raise UserError(
+            f"Setting {key!r} must be {'true or false' if isinstance(default, bool) else 'no boolean'}."
+        )
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+        return tuple(value)
+    if isinstance(default, float) and isinstance(value, int):
+        return float(value)
+    if type(value) is not type(default):
+        raise UserError(f"Setting {key!r} must be of type {type(default).__name__}, not {value!r}.")
+    return value
+
+
+class Method(nn.Module):
+    """Base class of all methods.
+
+    Attributes:
+        first_block: number of the first prompted block in both towers; the trunk ends before it.
+        preset: name of the recipe it was built by, recorded in adapters.
+        trained_classnames: the class list the method is (or was) trained on.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    backbone: Backbone
+    first_block: int
+    preset: str = ""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classnames: Sequence[str],
+        config: MethodConfig,
+        *,
+        template: str,
+        descriptions: Mapping[str, Sequence[str]] | None = None,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        # Not a submodule on purpose: the frozen encoder must not appear in parameters or adapters.
+        object.__setattr__(self, "backbone", backbone)
+        self.config: Any = config
+        self.template = template
+        self.trained_classnames = tuple(classnames)
+        self.descriptions = dict(descriptions or {})
+        self.seed = seed
+
+    def start(self) -> None:
+        """Compute fixed tensors from the training classes; called once for a fresh method, never on load."""
+
+    def sentences(self, classnames: Sequence[str]) -> list[str]:
+        """The clean sentence per class; underscores in names are read as spaces, as the field does."""
+        return [self.template.format(name.replace("_", " ")) for name in classnames]
+
+    @property
+    def logit_scale(self) -> float:
+        """tau: the config's `logit_scale` where the recipe fixes one, else the backbone's own."""
+        return getattr(self.config, "logit_scale", 0.0) or self.backbone.logit_scale
+
+    def prepare(self, classnames: Sequence[str]) -> ClassBank:
+        """Constants of a class list (no gradient); reuse them as long as the list stays."""
+        return class_bank(self.backbone, classnames, self.sentences(classnames), self.first_block)
+
+    def see(self, pixels: Tensor) -> Vision:
+        """Constants of a batch of normalised pictures [B, 3, H, W] (no gradient)."""
+        return see(self.backbone, pixels, self.first_block)
+
+    def encode_classes(self, bank: ClassBank) -> TextState:
+        """Text features that depend on trained tensors; {"text": unit [C, E], ...}."""
+        raise UserError(f"Method {self.name!r} does not encode classes.")
+
+    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+        """Named, already weighted parts; the training loss is their sum. `labels` are [B] in 0..C-1."""
+        raise UserError(f"Method {self.name!r} has nothing to train; use it with 'eval' or 'predict'.")
+
+    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+        """Scaled logits [B, C] in fp32."""
+        raise UserError(f"Method {self.name!r} gives no logits.")
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Called when epoch `epoch` (from 0) of `epochs` is done, e.g. to average prompts."""
+
+    def trained_parameters(self) -> int:
+        """Number of trained scalars."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+class Classifier:
+    """A method at one moment with one class list: text features are computed once, at construction.
+
+    Holding them here, and not in the method, is what keeps them from going stale when training goes on.
+
+    Args:
+        head: "trained", "unseen", or "auto": the trained head if and only if every class of the list
+            was trained on. What was chosen stands in `.head`.
+    """
+
+    def __init__(self, method: Method, classnames: Sequence[str] | None = None, head: str = "auto") -> None:
+        if head not in ("auto", "trained", "unseen"):
+            raise choices("head", head, ["auto", "trained", "unseen"])
+        names = tuple(classnames) if classnames is not None else method.trained_classnames
+        if not names:
+            raise UserError("The class list is empty; give at least one class name.")
+        if head == "auto":
+            head = "trained" if set(names) <= set(method.trained_classnames) else "unseen"
+        self.method, self.classnames = method, names
+        self.head: Head = head  # type: ignore[assignment]
+        with torch.no_grad():
+            self.text = method.encode_classes(method.prepare(names))
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] normalised pixels -> scaled logits [B, C] in fp32."""
+        method = self.method
+        pixels = pixels.to(method.backbone.device, method.backbone.dtype)
+        return method.logits(method.see(pixels), self.text, self.head).float()

@@ -1,0 +1,117 @@
+"""Splicing prompt tokens into the frozen encoders: the one engine all methods use.
+
+Token sequences:
+
+    text    [SOS, p_1 .. p_K, words ..., EOT]      causal, feature read at EOT + K
+    vision  [CLS, p_1 .. p_K, patch_1 .. patch_P]
+
+Blocks below the first prompted one see no prompt: their output is constant per class list (text) or
+per picture (vision) and is computed without gradient, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anprompt.backbones.base import Backbone, Tokens
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows scaled to length 1, in fp32 (features of half-precision passes are compared in full)."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def insert_after_first(x: Tensor, tokens: Tensor) -> Tensor:
+    """[B, N, D] with [K, D] or [B, K, D] tokens -> [B, N + K, D], tokens after position 0."""
+    tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+    return torch.cat([x[:, :1], tokens, x[:, 1:]], dim=1)
+
+
+def blend_after_first(x: Tensor, tokens: Tensor, beta: float = 1.0) -> Tensor:
+    """Positions 1..K become `beta * tokens + (1 - beta) * what stood there`; beta = 1 replaces."""
+    count = tokens.shape[-2]
+    tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+    if beta != 1.0:
+        tokens = beta * tokens + (1.0 - beta) * x[:, 1 : 1 + count]
+    return torch.cat([x[:, :1], tokens, x[:, 1 + count :]], dim=1)
+
+
+class DeepTokens:
+    """A backbone hook: tokens inserted at block `first`, blended in at each later one.
+
+    Args:
+        tokens: one [K, D] tensor per prompted block, from `first` on.
+        first: number of the first prompted block, from 1.
+        beta: share of the new tokens at later blocks (1 = replace; MMRL++ and ANPrompt's vision 0.9).
+    """
+
+    def __init__(self, tokens: Sequence[Tensor], first: int, beta: float = 1.0) -> None:
+        self.tokens, self.first, self.beta = tokens, first, beta
+
+    def __call__(self, block: int, x: Tensor) -> Tensor:
+        index = block - self.first
+        if index == 0:
+            return insert_after_first(x, self.tokens[0])
+        if 0 < index < len(self.tokens):
+            return blend_after_first(x, self.tokens[index], self.beta)
+        return x
+
+
+@dataclass(frozen=True)
+class ClassBank:
+    """The constants of a class list under one backbone; nothing here depends on trained tensors.
+
+    Attributes:
+        tokens: the sentences' ids [C, L] and end-of-text positions [C].
+        trunk: activations entering block `first`, [C, L, D_t].
+        frozen: unit features of the frozen text encoder, [C, E].
+    """
+
+    classnames: tuple[str, ...]
+    tokens: Tokens
+    trunk: Tensor
+    frozen: Tensor
+    first: int
+
+
+@dataclass(frozen=True)
+class Vision:
+    """What the frozen vision encoder knows of a batch.
+
+    Attributes:
+        trunk: activations entering the first prompted block, [B, N, D_v].
+        frozen: unit features of the frozen image encoder, [B, E].
+    """
+
+    trunk: Tensor
+    frozen: Tensor
+
+
+@torch.no_grad()
+def class_bank(
+    backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str], first: int
+) -> ClassBank:
+    """Text trunk and frozen features of one sentence per class, split before block `first`."""
+    tokens = backbone.tokenize(sentences)
+    trunk = backbone.run_text(backbone.embed_text(tokens.ids), 1, first - 1)
+    frozen = backbone.read_text(backbone.run_text(trunk, first), tokens.eot)
+    return ClassBank(tuple(classnames), tokens, trunk, unit(frozen), first)
+
+
+@torch.no_grad()
+def see(backbone: Backbone, pixels: Tensor, first: int) -> Vision:
+    """Vision trunk and frozen features, the blocks below `first` computed once for both."""
+    trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
+    return Vision(trunk, unit(backbone.read_image(backbone.run_image(trunk, first))))
+
+
+@torch.no_grad()
+def sentence_features(backbone: Backbone, sentences: Sequence[str], chunk: int = 256) -> Tensor:
+    """Unit frozen features of many sentences, [n, E]; chunked, so that banks of thousands fit."""
+    parts = [unit(backbone.encode_text(sentences[i : i + chunk])) for i in range(0, len(sentences), chunk)]
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""Parity with the official implementations' tensors; `python -m tests.golden DIR [--splits DIR]`."""
