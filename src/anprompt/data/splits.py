@@ -1,0 +1,173 @@
+"""Class names and parts: cleaning names, dividing unsplit data, few-shot draws, base and new classes."""
+
+from __future__ import annotations
+
+import math
+import operator
+import random
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from anprompt.data.types import Dataset, Item
+from anprompt.errors import UserError, choices
+
+TEST_SHARE, VAL_SHARE = 0.3, 0.2
+LONGEST_NAME = 300
+
+
+def clean_classnames(names: Iterable[str], *, allow_duplicates: bool = False) -> list[str]:
+    """Class names as a text encoder should see them: underscores become spaces, white space collapses.
+
+    Unicode is kept, in its composed form (NFC). CLIP reads lower case only, so names that differ in case
+    alone count as equal.
+
+    Args:
+        names: as they come from folders or files.
+        allow_duplicates: for official lists that hold the same name twice (ImageNet does).
+
+    Raises:
+        UserError: a name is empty, holds control characters, is longer than 300 characters, or equals
+            another one after cleaning.
+    """
+    cleaned: list[str] = []
+    seen: dict[str, str] = {}
+    for name in names:
+        clean = _clean(name)
+        key = clean.casefold()
+        if key in seen and not allow_duplicates:
+            raise UserError(
+                f"The class names {seen[key]!r} and {name!r} both read as {clean!r}; rename or merge one."
+            )
+        seen[key] = name
+        cleaned.append(clean)
+    return cleaned
+
+
+def _clean(name: str) -> str:
+    clean = unicodedata.normalize("NFC", str(name)).replace("_", " ").strip()
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in clean):
+        raise UserError(f"The class name {name!r} holds control or undecodable characters; rename it.")
+    clean = " ".join(clean.split())
+    if not clean:
+        raise UserError(f"The class name {name!r} is empty; every class needs a name of words.")
+    if len(clean) > LONGEST_NAME:
+        raise UserError(
+            f"The class name {clean[:40] + '...'!r} has {len(clean)} characters; at most {LONGEST_NAME} fit."
+        )
+    return clean
+
+
+def divide(
+    items: Iterable[Item], *, val: float = VAL_SHARE, test: float = TEST_SHARE
+) -> dict[str, list[Item]]:
+    """Divides data that has no official split: 50 % train, 20 % val, 30 % test of every class.
+
+    Each class is sorted by path and shuffled by a generator seeded with its own name, so other classes
+    coming or going change nothing. Shares are rounded to the nearest; at least one item stays in train.
+
+    Returns:
+        "train", "val" and "test", each class by class in label order.
+    """
+    by_label: dict[int, list[Item]] = {}
+    for item in items:
+        by_label.setdefault(item.label, []).append(item)
+    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
+    for label in sorted(by_label):
+        group = sorted(by_label[label], key=lambda item: item.path)
+        random.Random(f"anprompt split: {group[0].classname}").shuffle(group)
+        n_test = min(math.floor(len(group) * test + 0.5), len(group) - 1)
+        n_val = min(math.floor(len(group) * val + 0.5), len(group) - 1 - n_test)
+        parts["test"] += group[:n_test]
+        parts["val"] += group[n_test : n_test + n_val]
+        parts["train"] += group[n_test + n_val :]
+    return parts
+
+
+def complete_parts(parts: dict[str, list[Item]]) -> dict[str, list[Item]]:
+    """Fills in the parts that a data set lacks; parts that exist stay as they are.
+
+    Without test, 30 % of train becomes test. Without test and val, train is divided 50/20/30. A missing
+    val next to a test part stays empty.
+    """
+    train, val, test = (list(parts.get(part, ())) for part in ("train", "val", "test"))
+    if test or not train:
+        return {"train": train, "val": val, "test": test}
+    divided = divide(train, val=0.0 if val else VAL_SHARE)
+    return {"train": divided["train"], "val": val or divided["val"], "test": divided["test"]}
+
+
+def few_shot(dataset: Dataset, shots: int | None, seed: int) -> Dataset:
+    """Draws a few-shot training set, and a validation set of min(shots, 4), exactly as CoOp's code does.
+
+    One `random.Random(seed)`; train is drawn first, then val; classes in the order they are first seen;
+    a class with fewer items gives all it has; the test part is untouched. Draw before `subset_classes`:
+    the draw for base classes is part of the draw for all.
+
+    Args:
+        shots: items per class; None for all there are.
+        seed: not negative. 0 is a seed like any other.
+
+    Raises:
+        UserError: shots or seed are no whole numbers in range.
+    """
+    seed = _whole("seed", seed, least=0)
+    if shots is None:
+        return dataset
+    shots = _whole("shots", shots, least=1)
+    rng = random.Random(seed)
+    train = _draw(dataset.train, shots, rng)
+    return replace(dataset, train=train, val=_draw(dataset.val, min(shots, 4), rng))
+
+
+def _whole(what: str, value: object, *, least: int) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(f"{what} must be a whole number, not {value!r}.") from None
+    if number < least:
+        raise UserError(f"{what} must be at least {least}, not {number}.")
+    return number
+
+
+def _draw(items: Sequence[Item], shots: int, rng: random.Random) -> tuple[Item, ...]:
+    by_label: dict[int, list[Item]] = {}
+    for item in items:
+        by_label.setdefault(item.label, []).append(item)
+    drawn: list[Item] = []
+    for group in by_label.values():
+        drawn += rng.sample(group, shots) if len(group) >= shots else group
+    return tuple(drawn)
+
+
+def subset_classes(dataset: Dataset, which: str) -> Dataset:
+    """The data of all classes, of the first half ("base", rounded up) or of the rest ("new").
+
+    Labels are numbered from 0 again.
+
+    Raises:
+        UserError: an unknown half, or one that would hold no class.
+    """
+    if which not in ("all", "base", "new"):
+        raise choices("class subset", which, ("all", "base", "new"))
+    if which == "all":
+        return dataset
+    half = math.ceil(len(dataset.classnames) / 2)
+    first, last = (0, half) if which == "base" else (half, len(dataset.classnames))
+    if first == last:
+        raise UserError(
+            f"{dataset.name} has {len(dataset.classnames)} class(es), so there are no {which} classes."
+        )
+
+    def keep(items: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple(replace(item, label=item.label - first) for item in items if first <= item.label < last)
+
+    return replace(
+        dataset,
+        classnames=dataset.classnames[first:last],
+        train=keep(dataset.train),
+        val=keep(dataset.val),
+        test=keep(dataset.test),
+    )

@@ -1,0 +1,274 @@
+"""Pictures as model inputs: decoded once, kept as bytes within a budget, cut into views on demand."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anprompt.data.types import Item
+from anprompt.errors import UserError
+
+log = logging.getLogger("anprompt")
+
+RATIO = (3 / 4, 4 / 3)
+_THREADS_FROM = 96  # below this image size a view takes less time than handing it to a thread
+_LONGEST = 8  # aspect ratio beyond which the middle is cut out before resizing
+
+
+class Views:
+    """Training and evaluation views of a list of items.
+
+    Every picture is read once at the start. One that fails is dropped with one logged line and listed in
+    `skipped`; `items`, `labels` and `len` count what is left. Pictures are kept as bytes, the least
+    recently used forgotten first, within `cache_mb`. Large ones are kept at no more than twice the image
+    size, which no training crop of the usual scales can tell; evaluation views always come from the full
+    picture.
+
+    Attributes:
+        items: the usable items; indices below refer to these.
+        labels: LongTensor [n].
+        skipped: one line per item that could not be read.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        read: Callable[[Item], Image.Image],
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_scale: tuple[float, float] = (0.5, 1.0),
+        flip: bool = True,
+        seed: int = 0,
+        cache_mb: float = 512,
+        probe: str | None = "train",
+    ) -> None:
+        """Reads every picture once.
+
+        Args:
+            items: in the order of the indices.
+            read: opens an item as an RGB picture or raises `UserError`.
+            mean, std: of the backbone, per channel.
+            crop_scale: least and largest share of the area that a training crop covers.
+            flip: mirror half of the training views.
+            seed: of the training views; not negative.
+            cache_mb: memory for decoded pictures.
+            probe: the kind of view to keep ready while reading ("train" or "eval"). None reads nothing
+                at the start; a picture that fails later then raises its `UserError`.
+
+        Raises:
+            UserError: a setting is out of range, or no item can be read.
+        """
+        self.crop_scale, self.seed = _checked_settings(image_size, crop_scale, seed)
+        self.image_size, self.flip = image_size, flip
+        self._read, self._given = read, tuple(items)
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
+        self._keep_side = _kept_side(image_size, self.crop_scale[0])
+        self._cache = _ByteCache(int(cache_mb * 2**20))
+        self._pool: ThreadPoolExecutor | None = None
+        reasons = self._probe(probe) if probe else {}
+        # A view depends on an item's place in the list given, so that dropping another changes nothing.
+        self._places = [place for place in range(len(self._given)) if place not in reasons]
+        self.items = tuple(self._given[place] for place in self._places)
+        self.labels = torch.tensor([item.label for item in self.items], dtype=torch.long)
+        self.skipped = tuple(reasons[place] for place in sorted(reasons))
+        for line in self.skipped:
+            log.warning("left out: %s", line)
+        if not self.items:
+            first = f" {self.skipped[0]}" if self.skipped else ""
+            raise UserError(f"None of the {len(self._given)} pictures can be used.{first}")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def train_batch(self, indices: Iterable[int] | Tensor, epoch: int) -> Tensor:
+        """Augmented views [B, 3, H, W], float32, normalised.
+
+        A random resized crop and a mirroring, each view a pure function of (item, epoch, seed).
+        """
+        return self._batch(indices, lambda place: self._train_view(place, epoch))
+
+    def eval_batch(self, indices: Iterable[int] | Tensor) -> Tensor:
+        """Views [B, 3, H, W] as CLIP prepares them: short side resized, centre cut out, normalised."""
+        return self._batch(indices, self._eval_view)
+
+    def _batch(self, indices: Iterable[int] | Tensor, view: Callable[[int], np.ndarray]) -> Tensor:
+        places = [self._place(int(index)) for index in indices]
+        if len(places) > 1 and self.image_size >= _THREADS_FROM:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_threads())
+            views = list(self._pool.map(view, places))
+        else:
+            views = [view(place) for place in places]
+        size = self.image_size
+        stacked = np.stack(views) if views else np.zeros((0, size, size, 3), np.uint8)
+        pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+        return pixels.sub_(self._mean).div_(self._std)
+
+    def _place(self, index: int) -> int:
+        if not 0 <= index < len(self._places):
+            raise IndexError(f"view {index} of {len(self._places)}")
+        return self._places[index]
+
+    def _train_view(self, place: int, epoch: int) -> np.ndarray:
+        picture = self._source(place)  # [h, w, 3] uint8
+        rng = np.random.default_rng([self.seed, epoch, place])
+        top, left, height, width = random_crop(rng, picture.shape[0], picture.shape[1], self.crop_scale)
+        crop = np.ascontiguousarray(picture[top : top + height, left : left + width])
+        size = (self.image_size, self.image_size)
+        view = np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
+        return view[:, ::-1] if self.flip and rng.random() < 0.5 else view
+
+    def _eval_view(self, place: int) -> np.ndarray:
+        view = self._cache.get(("eval", place))
+        if view is None:
+            source = self._cache.get(("source", place))
+            whole = source is not None and min(source.shape[:2]) < self._keep_side  # never made smaller
+            picture = Image.fromarray(source) if source is not None and whole else self._open(place)
+            view = self._cache.put(("eval", place), centre_view(picture, self.image_size))
+        return view
+
+    def _source(self, place: int) -> np.ndarray:
+        source = self._cache.get(("source", place))
+        if source is None:
+            picture = _shrunk(self._open(place), self._keep_side)
+            source = self._cache.put(("source", place), np.array(picture))
+        return source
+
+    def _open(self, place: int) -> Image.Image:
+        return self._read(self._given[place])
+
+    def _probe(self, kind: str) -> dict[int, str]:
+        """Reads every item once, filling the cache until it is full. Why each place failed that did."""
+        prepare = {"train": self._source, "eval": self._eval_view}[kind]
+
+        def attempt(place: int) -> str | None:
+            try:
+                prepare(place)
+            except UserError as error:
+                return str(error)
+            return None
+
+        # Nothing is forgotten while probing: the first pictures stay, and the first epoch starts with them.
+        self._cache.forget = False
+        with ThreadPoolExecutor(_threads()) as pool:
+            found = enumerate(pool.map(attempt, range(len(self._given))))
+            reasons = {place: reason for place, reason in found if reason is not None}
+        self._cache.forget = True
+        return reasons
+
+
+class _ByteCache:
+    """Arrays under keys within a budget of bytes; the least recently used go first. Safe between threads."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.used, self.forget = budget, 0, True
+        self._entries: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int]) -> np.ndarray | None:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: tuple[str, int], array: np.ndarray) -> np.ndarray:
+        with self._lock:
+            full = self.used + array.nbytes > self.budget
+            if key in self._entries or array.nbytes > self.budget or (full and not self.forget):
+                return array
+            self._entries[key] = array
+            self.used += array.nbytes
+            while self.used > self.budget:
+                self.used -= self._entries.popitem(last=False)[1].nbytes
+        return array
+
+
+def random_crop(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = RATIO,
+) -> tuple[int, int, int, int]:
+    """A random crop as the field defines it: top, left, height, width.
+
+    Area uniform in `scale`, aspect ratio log-uniform in `ratio`. After ten tries that do not fit, the
+    largest centred crop within the ratios.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = min(height, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        w = min(width, round(height * ratio[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def centre_view(picture: Image.Image, size: int) -> np.ndarray:
+    """CLIP's preprocessing before normalising: short side to `size` (bicubic), centre cut out.
+
+    Returns:
+        [size, size, 3] uint8.
+    """
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    if long > _LONGEST * short:  # a strip: resized whole it could take gigabytes, and only its middle shows
+        reach = _LONGEST * short // 2
+        left, top = max(0, width // 2 - reach), max(0, height // 2 - reach)
+        picture = picture.crop((left, top, min(width, left + 2 * reach), min(height, top + 2 * reach)))
+        width, height = picture.size
+    resized = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    if picture.size != resized:
+        picture = picture.resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def _kept_side(image_size: int, least_scale: float) -> int:
+    """Short side to keep so that the smallest crop still fills a view, but no more than twice a view."""
+    return math.ceil(image_size * min(2.0, 1 / math.sqrt(least_scale * RATIO[0])))
+
+
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
+    width, height = picture.size
+    factor = side / min(width, height)
+    if factor >= 1:
+        return picture
+    size = max(side, round(width * factor)), max(side, round(height * factor))
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _checked_settings(
+    image_size: int, crop_scale: tuple[float, float], seed: int
+) -> tuple[tuple[float, float], int]:
+    low, high = crop_scale
+    if not 0 < low <= high <= 1:
+        raise UserError(f"crop_scale must be 0 < least <= largest <= 1, not {tuple(crop_scale)}.")
+    if image_size < 1:
+        raise UserError(f"image_size must be positive, not {image_size}.")
+    if seed < 0:
+        raise UserError(f"seed must not be negative, not {seed}.")
+    return (low, high), seed
+
+
+def _threads() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, usable)
