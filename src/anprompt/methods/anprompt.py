@@ -24,6 +24,7 @@ from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError, choices
 from anprompt.losses import cosine_alignment, wa_loss
 from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.layers import BlockLinear, SharedResidual, linear_init, prompted_blocks
 from anprompt.noise.text import noisy_sentences
 from anprompt.noise.weak_noise import noise_prompts, weak_noise_features
 from anprompt.prompting import ClassBank, DeepTokens, Vision, sentence_features, unit
@@ -82,56 +83,6 @@ class ANPromptConfig(MethodConfig):
         for key in ("beta", "head_weight"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"ANPrompt: {key} must lie in 0..1, not {getattr(self, key)}.")
-
-
-class BlockLinear(nn.Module):
-    """One independent projection per block: `A_l R + b_l`."""
-
-    def __init__(self, width_in: int, width_out: int, blocks: int, generator: torch.Generator) -> None:
-        super().__init__()
-        start = linear_init(blocks * width_out, width_in, generator)
-        self.weight = nn.Parameter(start.view(blocks, width_out, width_in))
-        self.bias = nn.Parameter(torch.zeros(blocks, width_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[K, d] -> [blocks, K, D]."""
-        return x @ self.weight.mT + self.bias[:, None]
-
-
-class SharedResidual(nn.Module):
-    """One projection per block as a shared weight plus a low-rank residual: `(W + U_l V_l) R + b_l`."""
-
-    def __init__(
-        self, width_in: int, width_out: int, blocks: int, rank: int, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(linear_init(width_out, width_in, generator))
-        self.up = nn.Parameter(linear_init(blocks * width_out, rank, generator).view(blocks, width_out, rank))
-        self.down = nn.Parameter(torch.zeros(blocks, rank, width_in))
-        self.bias = nn.Parameter(torch.zeros(blocks, width_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[K, d_r] -> [blocks, K, D]."""
-        shared = F.linear(x, self.weight)
-        return shared + (x @ self.down.mT) @ self.up.mT + self.bias[:, None]
-
-
-def linear_init(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """The uniform start of a linear layer, from an explicit generator: U(-1/sqrt(in), 1/sqrt(in))."""
-    return (torch.rand(rows, columns, generator=generator) * 2 - 1) / columns**0.5
-
-
-def prompted_blocks(first: int, last: int, depths: Sequence[int]) -> tuple[int, int]:
-    """J and L for towers of these depths; 0 stands for half of the depth and for the last block.
-
-    Raises:
-        UserError: not 1 <= J <= L <= depth of the shallower tower.
-    """
-    depth = min(depths)
-    first, last = first or max(1, depth // 2), last or depth
-    if not 1 <= first <= last <= depth:
-        raise UserError(f"Prompted blocks {first}..{last} do not fit a backbone of {depth} blocks.")
-    return first, last
 
 
 class ANPrompt(Method):
