@@ -1,0 +1,157 @@
+"""The backbone contract, and what a user reads when a model can't be loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from anprompt.backbones import Backbone, load_backbone
+from anprompt.backbones.hf import weight_hash
+from anprompt.errors import UserError
+
+SENTENCES = ["a photo of a cat.", "a photo of a very large red fire engine.", "dog"]
+
+
+def pixels(backbone: Backbone, count: int = 3) -> torch.Tensor:
+    size = backbone.dims.image_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_identity_hook_equals_the_stock_forward(tiny_backbone: Backbone) -> None:
+    tokens, x = tiny_backbone.tokenize(SENTENCES), pixels(tiny_backbone)
+    with torch.no_grad():
+        text, image = tiny_backbone.stock_forward(tokens.ids, x)
+        assert torch.equal(tiny_backbone.encode_text(SENTENCES), text)
+        assert torch.equal(tiny_backbone.encode_image(x), image)
+
+
+def test_embedded_equals_its_stock_forward() -> None:
+    backbone = load_backbone("embedded")
+    tokens, x = backbone.tokenize(SENTENCES), pixels(backbone)
+    with torch.no_grad():
+        text, image = backbone.stock_forward(tokens.ids, x)
+        assert torch.equal(backbone.encode_text(SENTENCES), text)
+        assert torch.equal(backbone.encode_image(x), image)
+    assert min(backbone.dims.text_depth, backbone.dims.vision_depth) >= 8
+
+
+@pytest.mark.parametrize("split", [1, 2, 4])
+def test_trunk_then_tail_is_the_whole(tiny_backbone: Backbone, split: int) -> None:
+    with torch.no_grad():
+        x = tiny_backbone.pre_norm(tiny_backbone.embed_image(pixels(tiny_backbone)))
+        assert torch.equal(
+            tiny_backbone.run_image(tiny_backbone.run_image(x, 1, split - 1), split), tiny_backbone.run_image(x)
+        )
+        t = tiny_backbone.embed_text(tiny_backbone.tokenize(SENTENCES).ids)
+        assert torch.equal(
+            tiny_backbone.run_text(tiny_backbone.run_text(t, 1, split - 1), split), tiny_backbone.run_text(t)
+        )
+
+
+def test_hook_sees_every_block_once_in_order(tiny_backbone: Backbone) -> None:
+    seen: list[int] = []
+
+    def hook(block: int, x: torch.Tensor) -> torch.Tensor:
+        seen.append(block)
+        return x
+
+    tiny_backbone.run_image(tiny_backbone.pre_norm(tiny_backbone.embed_image(pixels(tiny_backbone))), hook=hook)
+    assert seen == list(range(1, tiny_backbone.dims.vision_depth + 1))
+
+
+def test_sentences_are_cut_to_the_longest_and_padding_changes_nothing(tiny_backbone: Backbone) -> None:
+    tokens = tiny_backbone.tokenize(SENTENCES)
+    assert tokens.ids.shape[1] == int(tokens.eot.max()) + 1 <= tiny_backbone.dims.context_length
+    with torch.no_grad():
+        together = tiny_backbone.encode_text(SENTENCES)
+        alone = torch.cat([tiny_backbone.encode_text([s]) for s in SENTENCES])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_even_when_asked_to_train(tiny_backbone: Backbone) -> None:
+    tiny_backbone.train()
+    assert not tiny_backbone.training
+    assert not any(p.requires_grad for p in tiny_backbone.parameters())
+
+
+def test_too_long_a_sentence_is_refused_by_name(tiny_backbone: Backbone) -> None:
+    with pytest.raises(UserError, match="tokens; .* reads at most"):
+        tiny_backbone.tokenize(["ok", "word " * 200])
+
+
+def test_hash_does_not_depend_on_precision_but_on_weights(tiny_folder: Path) -> None:
+    full, half = load_backbone(str(tiny_folder)), load_backbone(str(tiny_folder), dtype="bfloat16")
+    assert full.weight_hash == half.weight_hash and half.dtype == torch.bfloat16
+    before = weight_hash(full.model)
+    with torch.no_grad():
+        full.model.logit_scale += 1e-3
+    assert weight_hash(full.model) != before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_both_precisions_encode(tiny_folder: Path, dtype: str) -> None:
+    backbone = load_backbone(str(tiny_folder), dtype=dtype)
+    with torch.no_grad():
+        image = backbone.encode_image(pixels(backbone).to(backbone.dtype))
+    assert image.shape == (3, backbone.dims.embed) and bool(torch.isfinite(image).all())
+
+
+def edited(folder: Path, tmp_path: Path, **changes: object) -> Path:
+    """A copy of a model folder with changes in its config, keys like "text_config.hidden_act"."""
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        target = config
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def test_mixed_activations_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = edited(tiny_folder, tmp_path, **{"text_config.hidden_act": "gelu_new"})
+    with pytest.raises(UserError, match="gelu_new"):
+        load_backbone(str(copy))
+
+
+def test_openai_weights_with_the_wrong_activation_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = edited(tiny_folder, tmp_path, **{"text_config.hidden_act": "gelu", "vision_config.hidden_act": "gelu"})
+    target = tmp_path / "openai" / "clip-vit-base-patch16"
+    target.parent.mkdir()
+    copy.rename(target)
+    with pytest.raises(UserError, match="quick_gelu"):
+        load_backbone(str(target))
+
+
+def test_missing_model_says_what_to_do() -> None:
+    with pytest.raises(UserError, match="'embedded' needs no download"):
+        load_backbone("no-such-org/no-such-model")
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_backbone(str(tmp_path))
+
+
+def test_missing_weights_are_named(tiny_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = edited(tiny_folder, tmp_path)
+    tensors = load_file(copy / "model.safetensors")
+    tensors.pop("visual_projection.weight")
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"visual_projection\.weight"):
+        load_backbone(str(copy))
+
+
+@pytest.mark.parametrize(("key", "value"), [("device", "cud"), ("device", "cuda:7"), ("dtype", "float8")])
+def test_bad_device_and_dtype(tiny_folder: Path, key: str, value: str) -> None:
+    with pytest.raises(UserError):
+        load_backbone(str(tiny_folder), **{key: value})  # type: ignore[arg-type]
