@@ -35,7 +35,7 @@ def fewshot_parity(draws_json: str | Path, splits_dir: str | Path) -> list[tuple
         for key, subsets in draws.items():
             if key == "n":
                 continue
-            shots, seed = (int(word.lstrip("shotsed")) for word in key.split("_"))
+            shots, seed = (int("".join(filter(str.isdigit, word))) for word in key.split("_"))
             drawn = few_shot(dataset, shots, seed)
             for which, parts in subsets.items():
                 subset = subset_classes(drawn, which)

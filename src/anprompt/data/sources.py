@@ -42,11 +42,11 @@ def open_dataset(spec: str | Path, *, root: str | Path | None = None) -> Dataset
         raise UserError(f"No data set given. It can be {_WAYS}.")
     path = Path(text).expanduser() if root is None else Path(root).expanduser() / Path(text).expanduser()
     try:
-        if path.is_dir():
-            return folder_dataset(path)
-        there = path.exists()
+        is_folder, there = path.is_dir(), path.exists()
     except (OSError, ValueError):  # a name too long or with a NUL is no file
-        there = False
+        is_folder = there = False
+    if is_folder:
+        return folder_dataset(path)
     if there:
         return _file(path)
     if colon and kind.isalpha() and len(kind) > 1:
