@@ -169,10 +169,16 @@ def test_every_parameter_gets_a_gradient(tiny_backbone: Backbone) -> None:
         method = build(tiny_backbone, preset, **({"noisy": "perturbed"} if "snap" in preset else {}))
         with torch.no_grad():  # residuals start at zero, which would hide a missing path
             for parameter in method.parameters():
-                parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        parts = method.loss(method.see(pixels(tiny_backbone)), torch.tensor([0, 1, 2, 3, 1]), method.prepare(NAMES))
+                parameter.add_(
+                    0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                )
+        parts = method.loss(
+            method.see(pixels(tiny_backbone)), torch.tensor([0, 1, 2, 3, 1]), method.prepare(NAMES)
+        )
         sum(parts.values()).backward()  # type: ignore[union-attr]
-        silent = [n for n, p in method.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+        silent = [
+            n for n, p in method.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)
+        ]
         assert not silent, silent
 
 
@@ -187,7 +193,9 @@ def test_the_bank_depends_on_seed_and_class_alone(tiny_backbone: Backbone) -> No
 
 def test_snapshot_reads_descriptions_and_says_when_one_is_missing(tiny_backbone: Backbone) -> None:
     texts = {name: [f"a {name} seen from afar.", f"the {name}."] for name in NAMES}
-    method = build_method("anprompt-snapshot", tiny_backbone, NAMES, descriptions=texts, settings={**SMALL, "draws": 2})
+    method = build_method(
+        "anprompt-snapshot", tiny_backbone, NAMES, descriptions=texts, settings={**SMALL, "draws": 2}
+    )
     assert method.noisy_sentences("red panda") == texts["red panda"]  # type: ignore[operator]
     assert "noise_prompts" not in method.state_dict()
     with pytest.raises(UserError, match="'aurora'"):

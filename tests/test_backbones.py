@@ -44,7 +44,8 @@ def test_trunk_then_tail_is_the_whole(tiny_backbone: Backbone, split: int) -> No
     with torch.no_grad():
         x = tiny_backbone.pre_norm(tiny_backbone.embed_image(pixels(tiny_backbone)))
         assert torch.equal(
-            tiny_backbone.run_image(tiny_backbone.run_image(x, 1, split - 1), split), tiny_backbone.run_image(x)
+            tiny_backbone.run_image(tiny_backbone.run_image(x, 1, split - 1), split),
+            tiny_backbone.run_image(x),
         )
         t = tiny_backbone.embed_text(tiny_backbone.tokenize(SENTENCES).ids)
         assert torch.equal(
@@ -59,7 +60,9 @@ def test_hook_sees_every_block_once_in_order(tiny_backbone: Backbone) -> None:
         seen.append(block)
         return x
 
-    tiny_backbone.run_image(tiny_backbone.pre_norm(tiny_backbone.embed_image(pixels(tiny_backbone))), hook=hook)
+    tiny_backbone.run_image(
+        tiny_backbone.pre_norm(tiny_backbone.embed_image(pixels(tiny_backbone))), hook=hook
+    )
     assert seen == list(range(1, tiny_backbone.dims.vision_depth + 1))
 
 
@@ -79,7 +82,7 @@ def test_frozen_even_when_asked_to_train(tiny_backbone: Backbone) -> None:
 
 
 def test_too_long_a_sentence_is_refused_by_name(tiny_backbone: Backbone) -> None:
-    with pytest.raises(UserError, match="tokens; .* reads at most"):
+    with pytest.raises(UserError, match=r"tokens; .* reads at most"):
         tiny_backbone.tokenize(["ok", "word " * 200])
 
 
@@ -122,7 +125,9 @@ def test_mixed_activations_are_refused(tiny_folder: Path, tmp_path: Path) -> Non
 
 
 def test_openai_weights_with_the_wrong_activation_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    copy = edited(tiny_folder, tmp_path, **{"text_config.hidden_act": "gelu", "vision_config.hidden_act": "gelu"})
+    copy = edited(
+        tiny_folder, tmp_path, **{"text_config.hidden_act": "gelu", "vision_config.hidden_act": "gelu"}
+    )
     target = tmp_path / "openai" / "clip-vit-base-patch16"
     target.parent.mkdir()
     copy.rename(target)

@@ -147,7 +147,9 @@ def test_nan_names_the_part_and_keeps_the_last_epoch(tiny_backbone: Backbone, tm
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_precisions_and_optimisers(tiny_backbone: Backbone, tmp_path: Path, precision: str, optimizer: str) -> None:
+def test_precisions_and_optimisers(
+    tiny_backbone: Backbone, tmp_path: Path, precision: str, optimizer: str
+) -> None:
     method = build(tiny_backbone)
     config = TrainConfig(epochs=2, batch_size=3, precision=precision, optimizer=optimizer)
     log = fit(method, FakeViews(tiny_backbone.dims.image_size), config, state=tmp_path)

@@ -18,7 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anprompt.backbones.base import Backbone, Tokens
+from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
+from anprompt.errors import choices
+from anprompt.sharing import read_text_shared, run_image_read, shared_length
+
+ENGINES = ("shared", "plain")
 
 
 def unit(x: Tensor) -> Tensor:
@@ -69,6 +73,7 @@ class ClassBank:
     Attributes:
         tokens: the sentences' ids [C, L] and end-of-text positions [C].
         trunk: activations entering block `first`, [C, L, D_t].
+        shared: number of leading positions that are equal in all sentences.
         frozen: unit features of the frozen text encoder, [C, E].
     """
 
@@ -77,6 +82,7 @@ class ClassBank:
     trunk: Tensor
     frozen: Tensor
     first: int
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -100,14 +106,52 @@ def class_bank(
     tokens = backbone.tokenize(sentences)
     trunk = backbone.run_text(backbone.embed_text(tokens.ids), 1, first - 1)
     frozen = backbone.read_text(backbone.run_text(trunk, first), tokens.eot)
-    return ClassBank(tuple(classnames), tokens, trunk, unit(frozen), first)
+    return ClassBank(tuple(classnames), tokens, trunk, unit(frozen), first, shared_length(tokens))
 
 
 @torch.no_grad()
 def see(backbone: Backbone, pixels: Tensor, first: int) -> Vision:
     """Vision trunk and frozen features, the blocks below `first` computed once for both."""
     trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
-    return Vision(trunk, unit(backbone.read_image(backbone.run_image(trunk, first))))
+    return Vision(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
+
+
+def prompted_text(
+    backbone: Backbone, bank: ClassBank, hook: Hook, inserted: int, engine: str = "shared"
+) -> Tensor:
+    """Text features under a hook that inserts `inserted` tokens after the start token: [C, E], raw.
+
+    Args:
+        engine: "shared" computes what the sentences have in common once; "plain" runs whole sequences.
+    """
+    if engine not in ENGINES:
+        raise choices("engine", engine, ENGINES)
+    if engine == "shared":
+        return read_text_shared(backbone, bank.trunk, bank.tokens, bank.first, hook, bank.shared)
+    return backbone.read_text(
+        backbone.run_text(bank.trunk, bank.first, hook=hook), bank.tokens.eot + inserted
+    )
+
+
+def prompted_image(
+    backbone: Backbone,
+    vision: Vision,
+    first: int,
+    count: int,
+    hook: Hook = identity_hook,
+    engine: str = "shared",
+) -> Tensor:
+    """The first `count` output tokens under a hook, before the final norm: [B, count, D_v].
+
+    Args:
+        count: 1 + K: the class token and the prompt tokens after it.
+        engine: "shared" computes the last block only at those positions; "plain" runs all of it.
+    """
+    if engine not in ENGINES:
+        raise choices("engine", engine, ENGINES)
+    if engine == "shared":
+        return run_image_read(backbone, vision.trunk, first, count, hook)
+    return backbone.run_image(vision.trunk, first, hook=hook)[:, :count]
 
 
 @torch.no_grad()

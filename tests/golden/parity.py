@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.methods.base import Method
+from anprompt.prompting import ENGINES
 
 FEATURES, LOGITS, LOSS, GRADIENT = 1e-5, 1e-4, 1e-5, 1e-4
 
@@ -109,14 +110,15 @@ def load_parameters(method: Method, case: Case, golden: Golden) -> ParameterMap:
     return names
 
 
-def check_method(backbone: Backbone, golden: Golden, case: Case) -> Result:
-    """Outputs, loss and every gradient of one file."""
+def check_method(backbone: Backbone, golden: Golden, case: Case, engine: str = "shared") -> Result:
+    """Outputs, loss and every gradient of one file, under one engine."""
     method = case.build(backbone, golden)
+    method.engine = engine
     names = load_parameters(method, case, golden)
     outputs, loss = case.outputs(method, golden)
     outputs = {**outputs, "loss": (loss, LOSS)}
     loss.backward()
-    result = Result(golden.path.stem)
+    result = Result(f"{golden.path.stem} {engine}")
     for key, (ours, limit) in outputs.items():
         reference = golden.tensors[key]
         error = (ours.detach().reshape(reference.shape) - reference).abs().max()
@@ -178,5 +180,5 @@ def check_folder(folder: Path) -> list[Result]:
         if kind == "clip":
             results.append(check_clip(backbone, golden))
         elif kind in CASES:
-            results.append(check_method(backbone, golden, CASES[kind]))
+            results += [check_method(backbone, golden, CASES[kind], engine) for engine in ENGINES]
     return results

@@ -51,6 +51,23 @@ class Tokens:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class BlockParts:
+    """The modules of one pre-norm transformer block, for passes that need not compute all of it.
+
+    `x + out(attention(q, k, v of norm1(x)))`, then `x + mlp(norm2(x))`; each maps [..., D] -> [..., D].
+    """
+
+    norm1: Callable[[Tensor], Tensor]
+    q: Callable[[Tensor], Tensor]
+    k: Callable[[Tensor], Tensor]
+    v: Callable[[Tensor], Tensor]
+    out: Callable[[Tensor], Tensor]
+    norm2: Callable[[Tensor], Tensor]
+    mlp: Callable[[Tensor], Tensor]
+    heads: int
+
+
 class Backbone(nn.Module, ABC):
     """A frozen CLIP-like model, block by block.
 
@@ -145,6 +162,15 @@ class Backbone(nn.Module, ABC):
     def read_image(self, x: Tensor) -> Tensor:
         """Final norm and projection of the class token, [B, N, D_v] -> [B, E], not normalised."""
         return nn.functional.linear(self.post_norm(x[:, 0]), self.image_projection.T)
+
+    # --- parts, for exact sharing -----------------------------------------------------------------
+    @abstractmethod
+    def text_parts(self, block: int) -> BlockParts:
+        """The modules of text block `block` (from 1)."""
+
+    @abstractmethod
+    def vision_parts(self, block: int) -> BlockParts:
+        """The modules of vision block `block` (from 1)."""
 
     # --- stock encoders -------------------------------------------------------------------------
     def encode_text(self, sentences: Sequence[str]) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anprompt.backbones.base import Backbone, Dims, Hook, Tokens, identity_hook
+from anprompt.backbones.base import Backbone, BlockParts, Dims, Hook, Tokens, identity_hook
 from anprompt.errors import UserError
 
 log = logging.getLogger("anprompt")
@@ -204,8 +204,29 @@ class HFClip(Backbone):
     def image_projection(self) -> Tensor:
         return self.model.visual_projection.weight.T
 
+    # --- parts ------------------------------------------------------------------------------------
+    def text_parts(self, block: int) -> BlockParts:
+        return _parts(self.model.text_model.encoder.layers[block - 1])
+
+    def vision_parts(self, block: int) -> BlockParts:
+        return _parts(self.model.vision_model.encoder.layers[block - 1])
+
     # --- for the contract test --------------------------------------------------------------------
     def stock_forward(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Text and image features of the library's own forward, which the blocks above must equal."""
         text = self.model.get_text_features(input_ids=ids).pooler_output
         return text, self.model.get_image_features(pixel_values=pixels).pooler_output
+
+
+def _parts(layer: Any) -> BlockParts:
+    attention = layer.self_attn
+    return BlockParts(
+        norm1=layer.layer_norm1,
+        q=attention.q_proj,
+        k=attention.k_proj,
+        v=attention.v_proj,
+        out=attention.out_proj,
+        norm2=layer.layer_norm2,
+        mlp=layer.mlp,
+        heads=attention.num_heads,
+    )

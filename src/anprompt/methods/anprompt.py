@@ -27,7 +27,15 @@ from anprompt.methods.base import Head, Method, MethodConfig, TextState
 from anprompt.methods.layers import BlockLinear, SharedResidual, linear_init, prompted_blocks
 from anprompt.noise.text import noisy_sentences
 from anprompt.noise.weak_noise import noise_prompts, weak_noise_features
-from anprompt.prompting import ClassBank, DeepTokens, Vision, sentence_features, unit
+from anprompt.prompting import (
+    ClassBank,
+    DeepTokens,
+    Vision,
+    prompted_image,
+    prompted_text,
+    sentence_features,
+    unit,
+)
 
 
 @dataclass(frozen=True)
@@ -175,13 +183,13 @@ class ANPrompt(Method):
     # --- features -------------------------------------------------------------------------------
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_prompts()), self.first_block)
-        x = self.backbone.run_text(bank.trunk, bank.first, hook=hook)
-        return {"text": unit(self.backbone.read_text(x, bank.tokens.eot + self.config.n_tokens))}
+        return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}
 
     def image_features(self, vision: Vision) -> tuple[Tensor, Tensor]:
         """Unit image features f and unit NRVPP p, both [B, E]."""
         hook = DeepTokens(list(self.vision_prompts()), self.first_block, self.config.beta)
-        x = self.backbone.run_image(vision.trunk, self.first_block, hook=hook)
+        count = 1 + self.config.n_tokens
+        x = prompted_image(self.backbone, vision, self.first_block, count, hook, self.engine)
         return unit(self.backbone.read_image(x)), unit(self.nrvpp(x))
 
     def nrvpp(self, x: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ class Method(nn.Module):
 
     Attributes:
         first_block: number of the first prompted block in both towers; the trunk ends before it.
+        engine: "shared" (exact sharing) or "plain" (whole sequences, what the parity tests compare with).
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
     """
@@ -74,6 +75,7 @@ class Method(nn.Module):
     backbone: Backbone
     first_block: int
     preset: str = ""
+    engine: str = "shared"
 
     def __init__(
         self,

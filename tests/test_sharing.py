@@ -1,0 +1,87 @@
+"""Exact sharing against the plain pass: outputs and gradients, over prompts, blocks and class lists."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anprompt.backbones import Backbone, Tokens
+from anprompt.methods import build_method
+from anprompt.prompting import DeepTokens, class_bank
+from anprompt.sharing import read_text_shared, run_image_read, shared_length
+
+LISTS = {
+    "one": ["cat"],
+    "two equal beginnings": ["red cat", "red dog"],
+    "no shared words": ["cat", "red panda", "a very large fire engine", "dog"],
+    "one is the beginning of another": ["red", "red panda", "red panda bear"],
+}
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+def deep(
+    backbone: Backbone, first: int, width: int, count: int, beta: float, seed: int
+) -> tuple[Tensor, DeepTokens]:
+    blocks = backbone.dims.text_depth - first + 1
+    tokens = torch.randn(blocks, count, width, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    return tokens, DeepTokens(list(tokens), first, beta)
+
+
+@pytest.mark.parametrize("template", ["a photo of a {}.", "{} texture."])
+@pytest.mark.parametrize("names", LISTS.values(), ids=LISTS.keys())
+@pytest.mark.parametrize("first", [1, 3])
+def test_text_equals_the_plain_pass(
+    tiny_backbone: Backbone, names: list[str], first: int, template: str
+) -> None:
+    bank = class_bank(tiny_backbone, names, [template.format(n) for n in names], first)
+    tokens, hook = deep(tiny_backbone, first, tiny_backbone.dims.text_width, 3, 0.8, seed=first)
+    plain = tiny_backbone.read_text(tiny_backbone.run_text(bank.trunk, first, hook=hook), bank.tokens.eot + 3)
+    shared = read_text_shared(tiny_backbone, bank.trunk, bank.tokens, first, hook)
+    torch.testing.assert_close(shared, plain, rtol=1e-4, atol=1e-5)
+    weights = torch.arange(1.0, plain.numel() + 1).view_as(plain)
+    expected = torch.autograd.grad((plain * weights).sum(), tokens)[0]
+    assert relative(torch.autograd.grad((shared * weights).sum(), tokens)[0], expected) < 1e-5
+
+
+@given(first=st.integers(1, 4), count=st.integers(1, 4), beta=st.floats(0, 1), seed=st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_image_equals_the_plain_pass(
+    tiny_backbone: Backbone, first: int, count: int, beta: float, seed: int
+) -> None:
+    width = tiny_backbone.dims.vision_width
+    x = torch.randn(2, 17, width, generator=torch.Generator().manual_seed(seed))
+    tokens, hook = deep(tiny_backbone, first, width, count, beta, seed)
+    plain = tiny_backbone.run_image(x, first, hook=hook)[:, : 1 + count]
+    read = run_image_read(tiny_backbone, x, first, 1 + count, hook)
+    torch.testing.assert_close(read, plain, rtol=1e-4, atol=1e-5)
+    expected = torch.autograd.grad(plain.square().sum(), tokens)[0]
+    assert relative(torch.autograd.grad(read.square().sum(), tokens)[0], expected) < 1e-5
+
+
+def test_shared_length_stops_at_the_first_difference_and_before_any_end() -> None:
+    ids = torch.tensor([[9, 1, 2, 3, 8, 8], [9, 1, 2, 4, 5, 8]])
+    assert shared_length(Tokens(ids, torch.tensor([4, 5]))) == 3
+    assert shared_length(Tokens(ids[:1], torch.tensor([4]))) == 4
+    assert shared_length(Tokens(torch.tensor([[9, 1, 8, 8], [9, 1, 8, 8]]), torch.tensor([2, 2]))) == 2
+
+
+def test_both_engines_train_anprompt_alike(tiny_backbone: Backbone) -> None:
+    names = ["cat", "red panda", "fire engine"]
+    size = tiny_backbone.dims.image_size
+    pixels = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    gradients = {}
+    for engine in ("shared", "plain"):
+        method = build_method(
+            "anprompt", tiny_backbone, names, settings={"token_width": 16, "draws": 2}, seed=1
+        )
+        method.engine = engine
+        parts = method.loss(method.see(pixels), torch.tensor([0, 1, 2, 0]), method.prepare(names))
+        sum(parts.values()).backward()  # type: ignore[union-attr]
+        gradients[engine] = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
+    assert relative(gradients["shared"], gradients["plain"]) < 1e-5
