@@ -158,6 +158,32 @@ def test_check_says_where_things_should_lie(tmp_path):
         check_dataset("oxfordpets", tmp_path)
 
 
+def test_check_lists_the_first_missing_pictures(tmp_path):
+    rows = [[f"{number}.jpg", number % 2, "ab"[number % 2]] for number in range(20)]
+    make_split(tmp_path, "dtd", {"train": rows, "val": [], "test": []}, pictures=False)
+    lines = check_dataset("dtd", tmp_path)
+    assert len([line for line in lines if line.endswith(".jpg")]) == 5
+    assert lines[-1].startswith("missing  ... and 15 more pictures")
+
+
+def test_damaged_or_missing_lists(tmp_path):
+    home = tmp_path / "fgvc_aircraft"
+    make_aircraft(home)
+    (home / "images_variant_val.txt").write_bytes(b"0010 Citro\xebn\n")
+    with pytest.raises(UserError, match=r"images_variant_val.txt is not a UTF-8 text"):
+        open_dataset("coop:fgvc_aircraft", root=tmp_path)
+    (home / "images_variant_val.txt").unlink()
+    with pytest.raises(UserError, match=r"images_variant_val.txt is missing"):
+        open_dataset("coop:fgvc_aircraft", root=tmp_path)
+    (home / "images_variant_val.txt").mkdir()
+    with pytest.raises(UserError, match=r"images_variant_val.txt can't be read"):
+        open_dataset("coop:fgvc_aircraft", root=tmp_path)
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet" / "classnames.txt").write_text("n01 shark\n")
+    with pytest.raises(UserError, match="train can't be listed"):
+        open_dataset("coop:imagenet", root=tmp_path)
+
+
 BAD_SPLITS = {
     "no json": ("{", "not valid JSON"),
     "a list": ("[]", "not a split file"),

@@ -299,6 +299,26 @@ def test_pillow_is_left_as_it_was(tmp_path):
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tif", "ppm"])
+def test_scrambled_files_open_or_are_refused_quietly(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", noise())
+    sound, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(sound)
+        for place in rng.integers(0, min(len(data), 200), 4):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reason = check_picture(path)
+            try:
+                assert open_picture(path).mode == "RGB"
+            except UserError as error:
+                assert len(str(error).splitlines()) == 1
+            else:
+                assert reason is None
+
+
 def test_jpeg_with_a_camera_trailer_is_sound(tmp_path):
     path = save(tmp_path / "a.jpg", noise())
     path.write_bytes(path.read_bytes() + b"\0" * 10_000)

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +94,19 @@ def check_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS)
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: what is wrong with a file is told in one line, by a `UserError`."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _header(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Image]:
     """The picture with its header read and its size checked, nothing decoded."""
     _check_file(Path(path))
     try:
-        with _WARNINGS, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the bomb warning: the size is checked here, against our limit
+        with _quiet():  # the bomb warning: the size is checked here, against our own limit
             image = Image.open(path, formats=_known_formats())
     except Image.DecompressionBombError:
         raise _Unusable(f"has more than {max_pixels:,} pixels; make it smaller") from None
@@ -164,10 +171,14 @@ def _verify(image: Image.Image) -> None:
 def _decoded(image: Image.Image) -> Image.Image:
     """The first frame with its pixels loaded, turned the way its EXIF orientation says."""
     try:
-        image.load()
+        # TIFF warns while it decodes; the others only while headers are read, and may decode side by side.
+        with _quiet() if image.format == "TIFF" else nullcontext():
+            image.load()
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise _Unusable(_damaged(error)) from None
     try:
+        with _quiet():
+            image.getexif()  # kept by the picture, so that the next line only turns it
         ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # damaged EXIF data is no reason to lose a sound picture
         log.debug("EXIF orientation ignored: %s", _one_line(error))

@@ -153,6 +153,7 @@ class Views:
     def _probe(self, kind: str) -> dict[int, str]:
         """Reads every item once, filling the cache until it is full. Why each place failed that did."""
         prepare = {"train": self._source, "eval": self._eval_view}[kind]
+        log.info("reading %d pictures", len(self._given))
 
         def attempt(place: int) -> str | None:
             try:
