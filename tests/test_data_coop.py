@@ -208,15 +208,10 @@ def test_bad_split_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["caltech101", "oxford_pets", "dtd"])
-def test_official_splits_have_clean_names(tmp_path, name):
-    row = CATALOG[name]
-    split = json.loads(shared(f"reference/splits/{row.split_file}").read_text())
-    home = make_split(tmp_path, name, split, pictures=False)
-    for part in split.values():  # names are all that is looked at
-        for path, *_ in part:
-            picture = home / row.images / path
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            picture.touch()
+def test_official_splits_have_clean_names(tmp_path, monkeypatch, name):
+    split = json.loads(shared(f"reference/splits/{CATALOG[name].split_file}").read_text())
+    make_split(tmp_path, name, split, pictures=False)
+    monkeypatch.setattr("anprompt.data.coop._missing", lambda parts: [])  # only names are looked at
     data = open_dataset(f"coop:{name}", root=tmp_path)
     assert len(data.classnames) == {"caltech101": 100, "oxford_pets": 37, "dtd": 47}[name]
     assert not any("_" in classname for classname in data.classnames)
