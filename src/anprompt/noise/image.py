@@ -236,7 +236,7 @@ def elastic_transform(x: Array, c: tuple[float, ...], scale: float, rng: np.rand
     strength, sigma, spread = c
     shape = x.shape[:2]
     rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
-    middle, arm = np.array(shape) // 2, min(shape) // 3
+    middle, arm = np.array(shape[::-1]) // 2, min(shape) // 3  # (x, y), as in the places below
     before = middle + arm * np.array([[1, 1], [1, -1], [-1, -1]])
     after = before + rng.uniform(-spread, spread, before.shape) * scale
     # solve for the map that takes the new place of the three points back to the old one
