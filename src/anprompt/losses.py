@@ -23,3 +23,14 @@ def wa_loss(logits_weak: Tensor, logits: Tensor) -> Tensor:
     target = F.softmax(logits_weak, dim=-1)
     divergence = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="sum")
     return divergence / ((logits.std() + 1e-6) * logits.numel())
+
+
+def feature_l1(features: Tensor, frozen: Tensor) -> Tensor:
+    """Mean absolute difference over all entries, [n, E] x [n, E] -> scalar (PromptSRC, L_SCL of features)."""
+    return F.l1_loss(features, frozen)
+
+
+def logit_kl(logits_frozen: Tensor, logits: Tensor) -> Tensor:
+    """`sum KL(softmax(z_frozen) || softmax(z)) / numel(z)`, both [B, C] and scaled (PromptSRC, L_SCL of logits)."""
+    log_p, log_q = F.log_softmax(logits_frozen, dim=-1), F.log_softmax(logits, dim=-1)
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / logits.numel()

@@ -159,3 +159,19 @@ def sentence_features(backbone: Backbone, sentences: Sequence[str], chunk: int =
     """Unit frozen features of many sentences, [n, E]; chunked, so that banks of thousands fit."""
     parts = [unit(backbone.encode_text(sentences[i : i + chunk])) for i in range(0, len(sentences), chunk)]
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def ensemble_features(
+    backbone: Backbone, sentences: Sequence[Sequence[str]], *, unit_first: bool = True, chunk: int = 256
+) -> Tensor:
+    """One unit frozen feature per class, the mean over the class's sentences: [C, E].
+
+    Args:
+        sentences: per class, in any number.
+        unit_first: average unit features (template ensembles), or raw ones (PromptSRC's teacher).
+    """
+    flat = [sentence for row in sentences for sentence in row]
+    parts = [backbone.encode_text(flat[i : i + chunk]).float() for i in range(0, len(flat), chunk)]
+    features = unit(torch.cat(parts)) if unit_first else torch.cat(parts)
+    return unit(torch.stack([rows.mean(dim=0) for rows in features.split([len(row) for row in sentences])]))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 from anprompt.backbones import Backbone
+from anprompt.checkpoints_field import official_names
+from anprompt.methods import method_class
 from anprompt.methods.anprompt import ANPrompt, ANPromptConfig
 from anprompt.methods.base import Method
+from anprompt.methods.mmrl import MMRL
+from anprompt.methods.promptsrc import PromptSRC
 from tests.golden.parity import FEATURES, LOGITS, LOSS, Case, Golden, Outputs, ParameterMap, numbered
 
 _R = "representation_learner."
@@ -62,4 +69,71 @@ def _anprompt_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
     return outputs, sum(parts.values())  # type: ignore[return-value]
 
 
-CASES = {"anprompt": Case(_anprompt, _anprompt_names, _anprompt_outputs)}
+# --- the peers: names from the reader of official checkpoints, which is checked by this too ---------
+def _logits(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
+    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
+    parts = method.loss(vision, golden.tensors["label"], bank)
+    logits = method.logits(vision, method.encode_classes(bank))
+    return {"logits": (logits, LOGITS)}, sum(parts.values())  # type: ignore[return-value]
+
+
+def _promptsrc_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
+    assert isinstance(method, PromptSRC)
+    outputs, loss = _logits(method, golden)
+    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
+    zero_shot = method.logit_scale * vision.frozen @ method.teacher(bank.classnames).T
+    parts = method.loss(vision, golden.tensors["label"], bank)
+    official = {
+        "ce": "ce",
+        "agree_text": "scl_text",
+        "agree_image": "scl_image",
+        "agree_logits": "scl_logits",
+    }
+    named: Outputs = {f"loss_{theirs}": (parts[ours], LOSS) for ours, theirs in official.items()}
+    return {**outputs, **named, "zero_shot_logits": (zero_shot, LOGITS)}, loss
+
+
+def _mmrl_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
+    assert isinstance(method, MMRL)
+    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
+    state = method.encode_classes(bank)
+    image, tokens = method.image_features(vision)
+    outputs: Outputs = {
+        "image_features": (image, FEATURES),
+        "text_features": (state["text"], FEATURES),
+        "image_features_frozen": (vision.frozen, FEATURES),
+        "text_features_frozen": (bank.frozen, FEATURES),
+        "logits": (method.logits(vision, state, "unseen"), LOGITS),
+        "logits_rep": (method.logit_scale * tokens @ state["text"].T, LOGITS),
+        "logits_fusion": (method.logits(vision, state, "trained"), LOGITS),
+    }
+    parts = method.loss(vision, golden.tensors["label"], bank)
+    return outputs, sum(parts.values())  # type: ignore[return-value]
+
+
+def _case(
+    name: str, outputs: Callable[[Method, Golden], tuple[Outputs, Tensor]] = _logits, **settings: Any
+) -> Case:
+    def build(backbone: Backbone, golden: Golden) -> Method:
+        cls = method_class(name)
+        return cls(backbone, golden.classnames, cls.Config.from_dict(settings), template=golden.template)
+
+    return Case(build, lambda golden: official_names(name, golden.group("param.")), outputs)
+
+
+_MMRL = {
+    "n_tokens": 3, "first_block": 3, "token_width": 48, "head_weight": 0.7, "similarity_weight": 2.0,
+    "logit_scale": 100.0,
+}  # fmt: skip
+
+CASES = {
+    "anprompt": Case(_anprompt, _anprompt_names, _anprompt_outputs),
+    "coop": _case("coop", n_context=4),
+    "coop_csc_middle": _case("coop", n_context=4, class_specific=True, class_position="middle"),
+    "coop_front": _case("coop", n_context=4, class_position="front"),
+    "cocoop": _case("cocoop", n_context=4, context_init=""),
+    "maple": _case("maple", n_context=2, depth=4),
+    "promptsrc": _case("promptsrc", _promptsrc_outputs, n_text=4, n_vision=3, depth=4),
+    "mmrl": _case("mmrl", _mmrl_outputs, **_MMRL),
+    "mmrlpp": _case("mmrlpp", _mmrl_outputs, **_MMRL, rank=2, projection_rank=8, beta=0.9),
+}

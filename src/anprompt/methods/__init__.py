@@ -19,6 +19,12 @@ from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError, choices
 from anprompt.methods.anprompt import ANPrompt
 from anprompt.methods.base import Classifier, Head, Method, MethodConfig
+from anprompt.methods.cocoop import CoCoOp
+from anprompt.methods.coop import CoOp
+from anprompt.methods.maple import MaPLe
+from anprompt.methods.mmrl import MMRL
+from anprompt.methods.mmrlpp import MMRLpp
+from anprompt.methods.promptsrc import PromptSRC
 from anprompt.methods.zeroshot import ZeroShot
 
 if sys.version_info >= (3, 11):
@@ -38,7 +44,7 @@ __all__ = [
     "preset",
 ]
 
-_BUILT_IN: tuple[type[Method], ...] = (ZeroShot, ANPrompt)
+_BUILT_IN: tuple[type[Method], ...] = (ZeroShot, CoOp, CoCoOp, MaPLe, PromptSRC, MMRL, MMRLpp, ANPrompt)
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from anprompt.errors import UserError
 
 
 class BlockLinear(nn.Module):
-    """One independent projection per block: `A_l R + b_l`."""
+    """One independent projection per block: `A_l R + b_l`; R may be one for all or one per block."""
 
     def __init__(self, width_in: int, width_out: int, blocks: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(blocks, width_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[K, d] -> [blocks, K, D]."""
+        """[K, d] or [blocks, K, d] -> [blocks, K, D]."""
         return x @ self.weight.mT + self.bias[:, None]
 
 
@@ -59,3 +59,12 @@ def prompted_blocks(first: int, last: int, depths: Sequence[int]) -> tuple[int, 
     if not 1 <= first <= last <= depth:
         raise UserError(f"Prompted blocks {first}..{last} do not fit a backbone of {depth} blocks.")
     return first, last
+
+
+def linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer with its usual uniform start, drawn from an explicit generator alone."""
+    layer = nn.utils.skip_init(nn.Linear, width_in, width_out)
+    with torch.no_grad():
+        layer.weight.copy_(linear_init(width_out, width_in, generator))
+        layer.bias.copy_((torch.rand(width_out, generator=generator) * 2 - 1) / width_in**0.5)
+    return layer

@@ -1,0 +1,243 @@
+"""Prompts that were trained with the methods' official code: `model.pth.tar-N` files, opened here.
+
+    method = read_field_checkpoint("output/.../MultiModalPromptLearner/model.pth.tar-5", backbone, classnames)
+    save_adapter("adapter/", method)
+
+CoOp, CoCoOp, MaPLe, PromptSRC, MMRL and MMRL++ write `{"state_dict", "epoch", "optimizer", "scheduler", ...}`
+with torch.save. Which method it was, and its sizes, are read off names and shapes; what no tensor tells
+(class position, loss weights, beta) comes from `settings`. Nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anprompt.backbones.base import Backbone
+from anprompt.errors import UserError
+from anprompt.methods import build_method
+from anprompt.methods.base import Method
+
+NameMap = dict[str, list[str]]
+
+_P, _R = "prompt_learner.", "representation_learner."
+_BLOCK = "{}.transformer.resblocks.{{}}.VPT_shallow"
+
+
+# --- names ----------------------------------------------------------------------------------------
+def _numbered(pattern: str, keys: Collection[str], first: int = 0) -> list[str]:
+    """Names `pattern.format(i)` for i = first.. as far as the file has them."""
+    found: list[str] = []
+    while pattern.format(first + len(found)) in keys:
+        found.append(pattern.format(first + len(found)))
+    return found
+
+
+def _cocoop(keys: Collection[str]) -> NameMap:
+    layers = {"meta_net.0": "meta_net.linear1", "meta_net.2": "meta_net.linear2"}
+    parts = {f"{ours}.{x}": [f"{_P}{name}.{x}"] for ours, name in layers.items() for x in ("weight", "bias")}
+    return {"context": [_P + "ctx"], **parts}
+
+
+def _maple(keys: Collection[str]) -> NameMap:
+    def projections(x: str) -> list[str]:
+        return [f"{_P}proj.{x}", *_numbered(f"{_P}compound_prompt_projections.{{}}.{x}", keys)]
+
+    return {
+        "text_prompts": [_P + "ctx", *_numbered(_P + "compound_prompts_text.{}", keys)],
+        "to_vision.weight": projections("weight"),
+        "to_vision.bias": projections("bias"),
+    }
+
+
+def _promptsrc(keys: Collection[str]) -> NameMap:
+    return {
+        "text_prompts": [_P + "ctx", *_numbered(_BLOCK.format("text_encoder"), keys, 1)],
+        "vision_prompts": ["image_encoder.VPT", *_numbered(_BLOCK.format("image_encoder"), keys, 1)],
+    }
+
+
+def _mmrl(keys: Collection[str]) -> NameMap:
+    def tokens(side: str, x: str) -> list[str]:
+        return _numbered(f"{_R}compound_rep_tokens_{side}.{{}}.{x}", keys)
+
+    return {
+        "tokens": [_R + "compound_rep_tokens"],
+        **{f"text_tokens.{x}": tokens("r2tproj", x) for x in ("weight", "bias")},
+        **{f"vision_tokens.{x}": tokens("r2vproj", x) for x in ("weight", "bias")},
+        "projection": ["image_encoder.proj_rep"],
+    }
+
+
+def _mmrlpp(keys: Collection[str]) -> NameMap:
+    def aligner(ours: str, side: str) -> NameMap:
+        residual = {"up": "A", "down": "B", "bias": "bias"}
+        lists = {
+            f"{ours}.{k}": _numbered(f"{_R}srra_{side}.srra.{{}}.{v}", keys) for k, v in residual.items()
+        }
+        return {f"{ours}.weight": [f"{_R}srra_{side}.weight"], **lists}
+
+    return {
+        "tokens": [_R + "compound_rep_tokens"],
+        **aligner("text_tokens", "r2tproj"),
+        **aligner("vision_tokens", "r2vproj"),
+        "projection_down": ["image_encoder.A"],
+        "projection_up": ["image_encoder.B"],
+    }
+
+
+_NAMES = {
+    "coop": lambda keys: {"context": [_P + "ctx"]},
+    "cocoop": _cocoop,
+    "maple": _maple,
+    "promptsrc": _promptsrc,
+    "mmrl": _mmrl,
+    "mmrlpp": _mmrlpp,
+}
+# A name that one method's files have and the others' don't; the first that fits decides.
+_MARKS = {
+    "mmrlpp": _R + "srra_r2vproj.weight",
+    "mmrl": "image_encoder.proj_rep",
+    "promptsrc": "image_encoder.VPT",
+    "maple": _P + "compound_prompts_text.0",
+    "cocoop": _P + "meta_net.linear1.weight",
+    "coop": _P + "ctx",
+}
+
+
+def official_names(method: str, keys: Collection[str]) -> NameMap:
+    """{our parameter: official names}; several names are stacked along a new first axis.
+
+    Args:
+        keys: the official names there are; they tell how many blocks are prompted.
+    """
+    return _NAMES[method](keys)
+
+
+def stack(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Tensor:
+    """The official tensors that make one of ours."""
+    return tensors[names[0]] if len(names) == 1 else torch.stack([tensors[name] for name in names])
+
+
+# --- files ----------------------------------------------------------------------------------------
+def _inert(name: str) -> type:
+    """An empty class under a name of torch's: where a file holds a scheduler, nothing of it is made."""
+    module, _, short = name.rpartition(".")
+    return type(short, (), {"__module__": module, "__setstate__": lambda self, state: None})
+
+
+# The official code saves its warm-up scheduler with the wrapped one and that one's optimiser inside.
+_SCHEDULERS = ("CosineAnnealingLR", "MultiStepLR", "StepLR")
+_INERT: list[Any] = [
+    _inert(name)
+    for name in (
+        *(f"torch.optim.lr_scheduler.{x}" for x in _SCHEDULERS),
+        "torch.optim.sgd.SGD", "torch.optim.adam.Adam", "torch.optim.adamw.AdamW",
+    )
+]  # fmt: skip
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The fp32 tensors of a `model.pth.tar-N` file, under the names the whole model gives them.
+
+    Raises:
+        UserError: no such file, or one with anything in it but tensors and plain values.
+    """
+    path = Path(path)
+    try:
+        with torch.serialization.safe_globals(_INERT):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"Can't read {path}: it is damaged, or holds more than tensors and plain values ({type(error).__name__}); "
+            "files that would run code are not opened."
+        ) from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} has no 'state_dict' of tensors; give a 'model.pth.tar-N' file.")
+    plain = {str(key).removeprefix("module."): value.float() for key, value in state.items()}
+    # CoOp and CoCoOp save the prompt learner alone, the others the whole model.
+    return {_P + key: value for key, value in plain.items()} if "ctx" in plain else plain
+
+
+def method_of(state: Mapping[str, Tensor], path: str | Path = "The file") -> str:
+    """Which method wrote these tensors; `UserError` if none known here did."""
+    for method, mark in _MARKS.items():
+        if mark in state:
+            return method
+    raise UserError(f"{path} holds no prompts of {', '.join(_NAMES)}; its tensors have other names.")
+
+
+def _sizes(method: str, values: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Any]:
+    """Settings that the shapes tell."""
+    depth = min(backbone.dims.text_depth, backbone.dims.vision_depth)
+    if method in ("mmrl", "mmrlpp"):
+        blocks = len(values["text_tokens.bias"])
+        sizes = {"n_tokens": len(values["tokens"]), "token_width": values["tokens"].shape[1],
+                 "first_block": depth - blocks + 1, "last_block": depth}  # fmt: skip
+        if method == "mmrl":
+            return sizes
+        rank, wide = values["text_tokens.up"].shape[-1], values["projection_down"].shape[1]
+        return {**sizes, "rank": rank, "projection_rank": wide}
+    if method == "promptsrc":
+        text, vision = values["text_prompts"], values["vision_prompts"]
+        return {"n_text": text.shape[1], "n_vision": vision.shape[1], "depth": len(text)}
+    if method == "maple":
+        return {"n_context": values["text_prompts"].shape[1], "depth": len(values["text_prompts"])}
+    # The words only name the start: with as many placeholders the sentence is the same.
+    count = {"n_context": values["context"].shape[-2], "context_init": ""}
+    if method == "cocoop":
+        return {**count, "reduction": backbone.dims.embed // len(values["meta_net.0.bias"])}
+    return {**count, "class_specific": values["context"].dim() == 3}
+
+
+def read_field_checkpoint(
+    path: str | Path,
+    backbone: Backbone,
+    classnames: Sequence[str],
+    *,
+    template: str = "a photo of a {}.",
+    settings: Mapping[str, Any] | None = None,
+) -> Method:
+    """A method with the tensors of an official checkpoint, ready to classify or to save as an adapter.
+
+    Args:
+        classnames: the class list it was trained on, in its order; it decides which head a list gets.
+        settings: what the file can't tell, e.g. `class_position`, `head_weight`, `beta`.
+
+    Raises:
+        UserError: not such a file, or trained on a backbone of other sizes.
+    """
+    state = read_state(path)
+    name = method_of(state, path)
+    names = official_names(name, state)
+    missing = [official for group in names.values() for official in group if official not in state]
+    if missing or not all(names.values()):
+        raise UserError(f"{path} lacks tensors of {name}, e.g. {missing[0] if missing else 'its blocks'!r}.")
+    try:
+        values = {ours: stack(group, state) for ours, group in names.items()}
+        sizes = _sizes(name, values, backbone)
+    except (RuntimeError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"{path} holds tensors of {name} in shapes that do not go together.") from error
+    method = build_method(
+        name, backbone, classnames, template=template, settings={**sizes, **(settings or {})}, fresh=False
+    )
+    method.preset = name
+    parameters = dict(method.named_parameters())
+    for ours, parameter in parameters.items():
+        if parameter.shape != values[ours].shape:
+            raise UserError(
+                f"{path}: {names[ours][0]!r} has the shape {list(values[ours].shape)}, but {backbone.id} with "
+                f"{len(classnames)} classes needs {list(parameter.shape)}; give the backbone and classes it was trained with."
+            )
+    with torch.no_grad():
+        for ours, parameter in parameters.items():
+            parameter.copy_(values[ours])
+    return method.eval()

@@ -1,0 +1,98 @@
+"""CoCoOp: conditional context optimisation (arXiv 2203.05557).
+
+    text    [SOS, c_1 + m, .. c_n + m, NAME, ".", EOT]    m = meta_net(image), so once per picture
+    vision  [CLS, patches]                                 stock CLIP
+
+Because the context depends on the picture, so do the text features: every picture needs its own pass
+of all classes through the text encoder. That is the method's price, in training and in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.backbones.base import Backbone, Tokens
+from anprompt.errors import UserError
+from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.context import ContextBank, context_bank, context_features, context_start, context_words
+from anprompt.methods.layers import linear
+from anprompt.prompting import ClassBank, Vision
+from anprompt.sharing import shared_length
+
+
+@dataclass(frozen=True)
+class CoCoOpConfig(MethodConfig):
+    """Settings of CoCoOp.
+
+    Attributes:
+        n_context: number of learned vectors; 0 means as many as `context_init` has tokens.
+        context_init: words whose embeddings the vectors start from; empty for a random start.
+        reduction: the meta-net's hidden width is the joint width divided by this.
+    """
+
+    n_context: int = 0
+    context_init: str = "a photo of a"
+    reduction: int = 16
+
+    def __post_init__(self) -> None:
+        if self.reduction < 1:
+            raise UserError(f"CoCoOp: reduction must be at least 1, not {self.reduction}.")
+
+
+class CoCoOp(Method):
+    """CoCoOp on a frozen backbone."""
+
+    name: ClassVar[str] = "cocoop"
+    paper: ClassVar[str] = "arXiv 2203.05557"
+    Config: ClassVar[type[MethodConfig]] = CoCoOpConfig
+
+    def __init__(
+        self, backbone: Backbone, classnames: Sequence[str], config: CoCoOpConfig, *, template: str,
+        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
+        )
+        self.first_block = 1
+        dims, g = backbone.dims, torch.Generator().manual_seed(seed)
+        self.words = context_words(backbone, config.context_init, config.n_context)
+        self.context = nn.Parameter(context_start(backbone, config.context_init, config.n_context, g))
+        hidden = max(1, dims.embed // config.reduction)
+        self.meta_net = nn.Sequential(
+            linear(dims.embed, hidden, g), nn.ReLU(), linear(hidden, dims.text_width, g)
+        )
+
+    def prepare(self, classnames: Sequence[str]) -> ContextBank:
+        """Sentences "c_1 .. c_n NAME.", before the vectors are filled in."""
+        return context_bank(self.backbone, classnames, self.words, len(self.context))
+
+    def encode_classes(self, bank: ClassBank) -> TextState:
+        """No features yet: what `logits` needs to make them for each picture."""
+        assert isinstance(bank, ContextBank)
+        return {"trunk": bank.trunk, "ids": bank.tokens.ids, "eot": bank.tokens.eot, "slots": bank.slots}
+
+    def text_features(self, vision: Vision, text: TextState) -> Tensor:
+        """Unit text features per picture, [B, C, E]; one picture at a time bounds the memory."""
+        tokens = Tokens(text["ids"], text["eot"])
+        bank = ContextBank(
+            (), tokens, text["trunk"], text["trunk"][:, 0, :0], 1, shared_length(tokens), text["slots"]
+        )
+        shifts = self.meta_net(vision.frozen.to(self.context.dtype))
+        features = [
+            context_features(self.backbone, bank, self.context + shift, self.engine) for shift in shifts
+        ]
+        return torch.stack(features)
+
+    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
+
+    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+        """`tau f.t(f)`: each picture against text features of its own."""
+        return self.logit_scale * torch.einsum("be,bce->bc", vision.frozen, self.text_features(vision, text))

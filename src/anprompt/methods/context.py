@@ -1,0 +1,182 @@
+"""Learned vectors in place of words and behind patches: what CoOp, CoCoOp, MaPLe and PromptSRC share.
+
+    text    [SOS, c_1 .. c_n, (words,) NAME, ".", EOT]     c_i take the places of words, with their positions
+    vision  [CLS, patch_1 .. patch_P, p_1 .. p_n]          p_i join after the positions, before the pre-norm
+
+These prompts enter at block 1, so the constants of a class list or a picture are embeddings. Deeper
+prompts replace what stands at the same places when a later block is entered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
+from anprompt.errors import UserError, choices
+from anprompt.prompting import ClassBank, Vision, blend_after_first, prompted_image, prompted_text, unit
+from anprompt.sharing import shared_length
+
+POSITIONS = ("end", "middle", "front")
+
+
+@dataclass(frozen=True)
+class ContextBank(ClassBank):
+    """A class list whose sentences have places for learned vectors.
+
+    `trunk` holds embeddings with positions; `frozen` is empty, [C, 0], unless a method fills it.
+
+    Attributes:
+        slots: positions of the learned vectors in each sentence, [C, n].
+    """
+
+    slots: Tensor
+
+
+# --- words ----------------------------------------------------------------------------------------
+def context_words(backbone: Backbone, words: str, count: int) -> list[int]:
+    """Token ids that stand before the class name: those of `words`, or `count` placeholders.
+
+    Raises:
+        UserError: fewer words than vectors, or neither words nor a count.
+    """
+    if not words:
+        if count < 1:
+            raise UserError("n_context must be at least 1 where context_init gives no words.")
+        return [int(backbone.tokenize(["x"]).ids[0, 1])] * count
+    tokens = backbone.tokenize([words])
+    ids = tokens.ids[0, 1 : int(tokens.eot)].tolist()
+    if not 0 <= count <= len(ids):
+        raise UserError(
+            f"context_init {words!r} has {len(ids)} tokens, but n_context is {count}; "
+            "give more words, 0 for all of them, or context_init = '' for a random start."
+        )
+    return ids
+
+
+def context_start(backbone: Backbone, words: str, count: int, generator: torch.Generator) -> Tensor:
+    """First values of the vectors, [n, D_t]: embeddings of the first n words (0: all), or normal 0.02."""
+    if not words:
+        return 0.02 * torch.randn(count, backbone.dims.text_width, generator=generator)
+    ids = context_words(backbone, words, count)
+    with torch.no_grad():
+        return (
+            backbone.embed_words(torch.tensor(ids[: count or None], device=backbone.device)).float().clone()
+        )
+
+
+@torch.no_grad()
+def context_bank(
+    backbone: Backbone, classnames: Sequence[str], words: Sequence[int], count: int, position: str = "end"
+) -> ContextBank:
+    """Constants of "WORDS NAME." (position "end"), "WORDS NAME WORDS." or "NAME WORDS.".
+
+    Args:
+        words: token ids; the first `count` of them are places for learned vectors.
+
+    Raises:
+        UserError: unknown position, or a sentence longer than the text encoder reads.
+    """
+    if position not in POSITIONS:
+        raise choices("class_position", position, POSITIONS)
+    names = [name.replace("_", " ") for name in classnames]
+    tokens = backbone.tokenize([f"{name}." for name in names])
+    lengths = (backbone.tokenize(names).eot - 1).tolist()
+    words = list(words)
+    before = {"end": len(words), "middle": len(words) // 2, "front": 0}[position]
+    rows, slots = [], []
+    for row, length in zip(tokens.ids.tolist(), lengths):
+        name = row[1 : 1 + length]
+        rows.append(row[:1] + words[:before] + name + words[before:] + row[1 + length :])
+        after = range(1 + before + length, 1 + len(words) + length)
+        slots.append([*range(1, 1 + before), *after][:count])
+    limit = backbone.dims.context_length
+    if len(rows[0]) > limit:
+        longest = names[int(tokens.eot.argmax())]
+        raise UserError(
+            f"Class {longest!r} with {len(words)} context tokens exceeds {limit} tokens; shorten the name."
+        )
+    filled = Tokens(torch.tensor(rows, device=backbone.device), tokens.eot + len(words))
+    trunk = backbone.embed_text(filled.ids)
+    return ContextBank(
+        tuple(classnames), filled, trunk, trunk.new_zeros(len(rows), 0), 1, shared_length(filled),
+        torch.tensor(slots, device=backbone.device),
+    )  # fmt: skip
+
+
+# --- text -----------------------------------------------------------------------------------------
+def fill_context(backbone: Backbone, bank: ContextBank, context: Tensor) -> ContextBank:
+    """The bank with learned vectors at their places: [n, D_t] for all classes, or [C, n, D_t]."""
+    positions = backbone.text_positions(bank.trunk.shape[1])[bank.slots]
+    vectors = (context + positions).to(bank.trunk.dtype)
+    where = bank.slots[..., None].expand_as(vectors)
+    # Vectors of its own for each class: then only the start token is common to all sentences.
+    shared = bank.shared if context.dim() == 2 else 1
+    return dataclasses.replace(bank, trunk=bank.trunk.scatter(1, where, vectors), shared=shared)
+
+
+def context_features(
+    backbone: Backbone, bank: ContextBank, context: Tensor, engine: str, hook: Hook = identity_hook
+) -> Tensor:
+    """Unit text features with learned vectors at block 1 and a hook for deeper ones, [C, E]."""
+    return unit(prompted_text(backbone, fill_context(backbone, bank, context), hook, 0, engine))
+
+
+class DeepContext:
+    """A backbone hook: at blocks 2.. the prompts' positions get that depth's own tokens.
+
+    Args:
+        tokens: [depth - 1, n, D], for blocks 2..depth.
+        last: the prompts stand at the last n positions (vision) instead of 1..n (text).
+    """
+
+    def __init__(self, tokens: Tensor, last: bool = False) -> None:
+        self.tokens, self.last = tokens, last
+
+    def __call__(self, block: int, x: Tensor) -> Tensor:
+        if not 2 <= block < 2 + len(self.tokens):
+            return x
+        tokens = self.tokens[block - 2]
+        if not self.last:
+            return blend_after_first(x, tokens)
+        return append_tokens(x[:, : x.shape[1] - len(tokens)], tokens)
+
+
+# --- vision ---------------------------------------------------------------------------------------
+def append_tokens(x: Tensor, tokens: Tensor) -> Tensor:
+    """[B, N, D] with [n, D] tokens -> [B, N + n, D], tokens last."""
+    return torch.cat([x, tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+
+
+@torch.no_grad()
+def see_embedding(backbone: Backbone, pixels: Tensor, frozen: bool) -> Vision:
+    """Patch embeddings before the pre-norm as trunk; frozen features where asked for, else [B, 0]."""
+    x = backbone.embed_image(pixels)
+    if not frozen:
+        return Vision(x, x.new_zeros(len(x), 0))
+    whole = Vision(backbone.pre_norm(x), x)
+    return Vision(x, unit(backbone.read_image(prompted_image(backbone, whole, 1, 1))))
+
+
+def image_features(backbone: Backbone, vision: Vision, prompts: Tensor, engine: str) -> Tensor:
+    """Unit image features [B, E] with prompts [depth, n, D_v] behind the patches, one set a block."""
+    x = backbone.pre_norm(append_tokens(vision.trunk, prompts[0]))
+    hook = DeepContext(prompts[1:], last=True)
+    return unit(backbone.read_image(prompted_image(backbone, Vision(x, vision.frozen), 1, 1, hook, engine)))
+
+
+def prompt_depth(depth: int, depths: Sequence[int]) -> int:
+    """Number of prompted blocks from block 1 on; 0 stands for three quarters of the shallower tower.
+
+    Raises:
+        UserError: deeper than a tower.
+    """
+    most = min(depths)
+    depth = depth or max(1, 3 * most // 4)
+    if not 1 <= depth <= most:
+        raise UserError(f"Prompt depth {depth} does not fit a backbone of {most} blocks.")
+    return depth

@@ -1,0 +1,129 @@
+"""MMRL: multi-modal representation learning (arXiv 2503.08497).
+
+    text    [SOS, t_1 .. t_K, words, NAME, ".", EOT]     blocks J..L, t_l = A_l R + b_l, read at EOT + K
+    vision  [CLS, v_1 .. v_K, patches]                   blocks J..L, v_l = A'_l R + b'_l
+             |     `-- mean of the K outputs, trained projection -> p, for trained classes
+             `-------- frozen projection                         -> f, for all classes
+
+One set of tokens R in a space of its own feeds both encoders. Generalisation is kept on the class token;
+what is special to the task may go to the tokens' outputs, whose head unseen classes do not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.backbones.base import Backbone
+from anprompt.errors import UserError
+from anprompt.losses import cosine_alignment
+from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.layers import BlockLinear, prompted_blocks
+from anprompt.prompting import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
+
+
+@dataclass(frozen=True)
+class MMRLConfig(MethodConfig):
+    """Settings of MMRL.
+
+    Attributes:
+        n_tokens: K, tokens per tower.
+        first_block, last_block: J and L, from 1; 0 means half of the depth, and the last block.
+        token_width: d_r, width of the shared tokens R.
+        head_weight: alpha, weight of z against z_rep in loss and trained head.
+        similarity_weight: lam, of both similarity losses.
+        logit_scale: tau; 0 means the backbone's own.
+    """
+
+    n_tokens: int = 5
+    first_block: int = 0
+    last_block: int = 0
+    token_width: int = 512
+    head_weight: float = 0.7
+    similarity_weight: float = 1.0
+    logit_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("n_tokens", "token_width"):
+            if getattr(self, key) < 1:
+                raise UserError(f"MMRL: {key} must be at least 1, not {getattr(self, key)}.")
+        if not 0.0 <= self.head_weight <= 1.0:
+            raise UserError(f"MMRL: head_weight must lie in 0..1, not {self.head_weight}.")
+
+
+class MMRL(Method):
+    """MMRL on a frozen backbone."""
+
+    name: ClassVar[str] = "mmrl"
+    paper: ClassVar[str] = "arXiv 2503.08497"
+    Config: ClassVar[type[MethodConfig]] = MMRLConfig
+    text_tokens: nn.Module
+    vision_tokens: nn.Module
+    beta: float = 1.0  # later blocks get their own tokens alone
+
+    def __init__(
+        self, backbone: Backbone, classnames: Sequence[str], config: MMRLConfig, *, template: str,
+        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
+        )
+        dims, c = backbone.dims, config
+        depths = (dims.text_depth, dims.vision_depth)
+        self.first_block, last = prompted_blocks(c.first_block, c.last_block, depths)
+        g = torch.Generator().manual_seed(seed)
+        self.tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=g))
+        self.add_projections(last - self.first_block + 1, g)
+
+    def add_projections(self, blocks: int, g: torch.Generator) -> None:
+        """Trained maps from R into both towers, and from the vision tower into the joint space."""
+        dims, width = self.backbone.dims, self.config.token_width
+        self.text_tokens = BlockLinear(width, dims.text_width, blocks, g)
+        self.vision_tokens = BlockLinear(width, dims.vision_width, blocks, g)
+        self.projection = nn.Parameter(self.backbone.image_projection.detach().float().clone())
+
+    def token_projection(self) -> Tensor:
+        """The trained projection of the tokens' outputs, [D_v, E]; it starts as the frozen one."""
+        return self.projection
+
+    # --- features -------------------------------------------------------------------------------
+    def encode_classes(self, bank: ClassBank) -> TextState:
+        hook = DeepTokens(list(self.text_tokens(self.tokens)), self.first_block, self.beta)
+        return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}
+
+    def image_features(self, vision: Vision) -> tuple[Tensor, Tensor]:
+        """Unit class-token features f and unit token features p, both [B, E]."""
+        hook = DeepTokens(list(self.vision_tokens(self.tokens)), self.first_block, self.beta)
+        count = 1 + self.config.n_tokens
+        x = prompted_image(self.backbone, vision, self.first_block, count, hook, self.engine)
+        outputs = self.backbone.post_norm(x[:, 1:count])
+        mean = (outputs @ self.token_projection().to(outputs.dtype)).mean(dim=1)
+        return unit(self.backbone.read_image(x)), unit(mean)
+
+    # --- loss -----------------------------------------------------------------------------------
+    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+        """`a CE(z) + (1-a) CE(z_rep) + lam (1-cos(f, f0)) + lam (1-cos(t, t0))`."""
+        c: Any = self.config
+        text = self.encode_classes(bank)["text"]
+        image, tokens = self.image_features(vision)
+        z, z_rep = self.logit_scale * image @ text.T, self.logit_scale * tokens @ text.T
+        return {
+            "ce": c.head_weight * F.cross_entropy(z, labels),
+            "ce_rep": (1 - c.head_weight) * F.cross_entropy(z_rep, labels),
+            "sim_image": c.similarity_weight * cosine_alignment(image, vision.frozen),
+            "sim_text": c.similarity_weight * cosine_alignment(text, bank.frozen),
+        }
+
+    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+        """Unseen classes: z. Trained classes: `a z + (1 - a) z_rep`."""
+        image, tokens = self.image_features(vision)
+        z = self.logit_scale * image @ text["text"].T
+        if head == "unseen":
+            return z
+        a = self.config.head_weight
+        return a * z + (1 - a) * self.logit_scale * tokens @ text["text"].T

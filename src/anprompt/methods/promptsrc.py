@@ -1,0 +1,166 @@
+"""PromptSRC: self-regulating prompts (arXiv 2307.06948).
+
+    text    [SOS, t_1 .. t_n, words, NAME, ".", EOT]     blocks 1..D, each with its own t
+    vision  [CLS, patches, v_1 .. v_m]                   blocks 1..D, each with its own v
+
+Three regularisers: mutual agreement of prompted and frozen features and logits; prompts averaged over
+the epochs with Gaussian weights; a text teacher that is the mean over many templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.backbones.base import Backbone
+from anprompt.errors import UserError
+from anprompt.losses import feature_l1, logit_kl
+from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.context import (
+    ContextBank,
+    DeepContext,
+    context_bank,
+    context_features,
+    context_start,
+    context_words,
+    image_features,
+    prompt_depth,
+    see_embedding,
+)
+from anprompt.prompting import ClassBank, Vision, ensemble_features
+from anprompt.templates import IMAGENET_TEMPLATES
+
+
+@dataclass(frozen=True)
+class PromptSRCConfig(MethodConfig):
+    """Settings of PromptSRC.
+
+    Attributes:
+        n_text, n_vision: n and m, prompt tokens per block in each tower.
+        context_init: words before the class name; the first n are replaced. Empty for a random start.
+        depth: D, number of prompted blocks; 0 means three quarters of the towers (9 of 12).
+        text_weight, image_weight, logits_weight: of the three agreement losses.
+        average_mean, average_std: epoch (from 1) at which the weights of the average peak, and their width.
+        teacher_templates: how many of the 60 templates the teacher averages; 0 means all.
+    """
+
+    n_text: int = 4
+    n_vision: int = 4
+    context_init: str = "a photo of a"
+    depth: int = 0
+    text_weight: float = 25.0
+    image_weight: float = 10.0
+    logits_weight: float = 1.0
+    average_mean: float = 15.0
+    average_std: float = 1.0
+    teacher_templates: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("n_text", "n_vision"):
+            if getattr(self, key) < 1:
+                raise UserError(f"PromptSRC: {key} must be at least 1, not {getattr(self, key)}.")
+        if self.average_std <= 0:
+            raise UserError(f"PromptSRC: average_std must be positive, not {self.average_std}.")
+        if self.teacher_templates < 0:
+            raise UserError(f"PromptSRC: teacher_templates can't be negative ({self.teacher_templates}).")
+
+
+class PromptSRC(Method):
+    """PromptSRC on a frozen backbone."""
+
+    name: ClassVar[str] = "promptsrc"
+    paper: ClassVar[str] = "arXiv 2307.06948"
+    Config: ClassVar[type[MethodConfig]] = PromptSRCConfig
+    text_average: Tensor
+    vision_average: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classnames: Sequence[str], config: PromptSRCConfig, *, template: str,
+        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
+        )
+        self.first_block = 1
+        dims, c, g = backbone.dims, config, torch.Generator().manual_seed(seed)
+        depth = prompt_depth(c.depth, (dims.text_depth, dims.vision_depth))
+        self.words = context_words(backbone, c.context_init, c.n_text)
+        first = context_start(backbone, c.context_init, c.n_text, g)
+        deeper = 0.02 * torch.randn(depth - 1, c.n_text, dims.text_width, generator=g)
+        self.text_prompts = nn.Parameter(torch.cat([first[None].cpu(), deeper]))
+        self.vision_prompts = nn.Parameter(
+            0.02 * torch.randn(depth, c.n_vision, dims.vision_width, generator=g)
+        )
+        # Sums so far; buffers, so that an interrupted run goes on with them.
+        self.register_buffer("text_average", torch.zeros_like(self.text_prompts))
+        self.register_buffer("vision_average", torch.zeros_like(self.vision_prompts))
+        self._teacher: tuple[tuple[str, ...], Tensor] | None = None
+
+    # --- features -------------------------------------------------------------------------------
+    def prepare(self, classnames: Sequence[str]) -> ContextBank:
+        """Sentences "a photo of a NAME.", before the vectors are filled in."""
+        return context_bank(self.backbone, classnames, self.words, self.config.n_text)
+
+    def see(self, pixels: Tensor) -> Vision:
+        return see_embedding(self.backbone, pixels, frozen=True)
+
+    def encode_classes(self, bank: ClassBank) -> TextState:
+        assert isinstance(bank, ContextBank)
+        hook = DeepContext(self.text_prompts[1:])
+        return {"text": context_features(self.backbone, bank, self.text_prompts[0], self.engine, hook)}
+
+    def image_features(self, vision: Vision) -> Tensor:
+        """Unit prompted image features [B, E]."""
+        return image_features(self.backbone, vision, self.vision_prompts, self.engine)
+
+    def teacher(self, classnames: tuple[str, ...]) -> Tensor:
+        """Unit frozen text features, mean of the raw ones over the templates, [C, E]; kept for one list."""
+        if self._teacher is None or self._teacher[0] != classnames:
+            used = IMAGENET_TEMPLATES[: self.config.teacher_templates or None]
+            names = [name.replace("_", " ") for name in classnames]
+            sentences = [[t.format(name) for t in used] for name in names]
+            self._teacher = (classnames, ensemble_features(self.backbone, sentences, unit_first=False))
+        return self._teacher[1]
+
+    # --- loss -----------------------------------------------------------------------------------
+    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+        """`CE + 25 L1(t, t0) + 10 L1(f, f0) + KL(z0 || z)`, L1 and KL as means over all entries."""
+        c, tau = self.config, self.logit_scale
+        text, image = self.encode_classes(bank)["text"], self.image_features(vision)
+        teacher = self.teacher(bank.classnames)
+        z, z_frozen = tau * image @ text.T, tau * vision.frozen @ teacher.T
+        return {
+            "ce": F.cross_entropy(z, labels),
+            "agree_text": c.text_weight * feature_l1(text, teacher),
+            "agree_image": c.image_weight * feature_l1(image, vision.frozen),
+            "agree_logits": c.logits_weight * logit_kl(z_frozen, z),
+        }
+
+    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+        """`tau f.t`, the same for all classes."""
+        return self.logit_scale * self.image_features(vision) @ text["text"].T
+
+    # --- average over epochs --------------------------------------------------------------------
+    def epoch_weights(self, epochs: int) -> Tensor:
+        """Gaussian weights of epochs 1..N, their sum 1, [N]; softmax, as a far peak must not give 0 / 0."""
+        epoch = torch.arange(1, epochs + 1, dtype=torch.float64)
+        return torch.softmax(-0.5 * ((epoch - self.config.average_mean) / self.config.average_std) ** 2, 0)
+
+    @torch.no_grad()
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Add this epoch's prompts to the average; after the last epoch the average is the method."""
+        weight = float(self.epoch_weights(epochs)[epoch])
+        for prompts, average in (
+            (self.text_prompts, self.text_average),
+            (self.vision_prompts, self.vision_average),
+        ):
+            if epoch == 0:
+                average.zero_()
+            average.add_(prompts, alpha=weight)
+            if epoch + 1 == epochs:
+                prompts.copy_(average)
