@@ -1,1 +1,46 @@
 """Prompt tuning of CLIP-like models that stays right under noise and on unseen classes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from anprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from anprompt.backbones import load_backbone
+    from anprompt.data.sources import open_dataset
+    from anprompt.methods import build_method
+    from anprompt.predict import PromptClassifier, load
+
+__version__ = "0.1.0"
+__all__ = [
+    "PromptClassifier",
+    "UserError",
+    "__version__",
+    "build_method",
+    "load",
+    "load_backbone",
+    "open_dataset",
+]
+
+# Found on first use, so that `import anprompt` and `anprompt --help` do not wait for torch.
+_LAZY = {
+    "PromptClassifier": "anprompt.predict",
+    "build_method": "anprompt.methods",
+    "load": "anprompt.predict",
+    "load_backbone": "anprompt.backbones",
+    "open_dataset": "anprompt.data.sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'anprompt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

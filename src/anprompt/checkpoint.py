@@ -1,0 +1,366 @@
+"""Adapter folders: what was learned, and enough words to open it again.
+
+    adapter/config.json           method, settings, backbone id and weight hash, class names, versions
+    adapter/adapter.safetensors   trained tensors and noise prompts, nothing of the backbone
+    adapter/README.md             a card for people
+
+Nothing in it is executed or unpickled. A new adapter is written whole into `adapter/.new/` first; the
+rename that gives it that name is the moment it counts. Readers prefer files in `.new/`, so a kill at any
+time leaves either the old adapter or the new one, and other files in the folder are never touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from anprompt import __version__
+from anprompt.backbones import Backbone, load_backbone
+from anprompt.errors import UserError, choices
+from anprompt.files import atomic_write, read_json, read_tensors, write_json, write_tensors, write_text
+from anprompt.methods import build_method, methods, preset_names
+from anprompt.methods.base import Method
+from anprompt.train import TrainConfig
+
+FORMAT = 1
+CONFIG, TENSORS, CARD = "config.json", "adapter.safetensors", "README.md"
+_NEW = ".new"
+_LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "pillow")
+_LARGEST_SETTING = 100_000
+
+
+# --- save -----------------------------------------------------------------------------------------
+def save_adapter(
+    folder: str | Path,
+    method: Method,
+    *,
+    train: TrainConfig | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the adapter of a method, replacing one that is there.
+
+    Args:
+        train: the recipe it was trained by, recorded.
+        record: figures and facts to keep beside it ("accuracy", "data", "shots", ...): plain JSON values.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    folder = Path(folder)
+    config = adapter_config(method, train, record)
+    temporary: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _settle(folder)
+        for stale in folder.glob(".writing.*"):  # left by a kill
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder))
+        write_json(temporary / CONFIG, config)
+        tensors = method.state_dict()
+        atomic_write(temporary / TENSORS, lambda path: write_tensors(path, tensors, {"format": "pt"}))
+        write_text(temporary / CARD, card(config, folder.name))
+        temporary.replace(folder / _NEW)
+        _settle(folder)
+    except OSError as error:
+        raise UserError(f"Can't write the adapter {str(folder)!r}: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _settle(folder: Path) -> None:
+    """Move a complete `.new/` into place; running it again after a kill goes on where it stopped."""
+    new = folder / _NEW
+    if new.is_dir():
+        for name in sorted(os.listdir(new)):
+            (new / name).replace(folder / name)
+        new.rmdir()
+
+
+def _file(folder: Path, name: str) -> Path:
+    """The valid file of that name: the one in `.new/` where a kill came before it was moved."""
+    new = folder / _NEW / name
+    return new if new.is_file() else folder / name
+
+
+def holds_adapter(folder: str | Path) -> bool:
+    """Whether a finished adapter lies in the folder."""
+    return _file(Path(folder), CONFIG).is_file() and _file(Path(folder), TENSORS).is_file()
+
+
+def adapter_config(
+    method: Method, train: TrainConfig | None = None, record: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What config.json holds. No times or paths of this run: equal runs give equal files."""
+    backbone = method.backbone
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "preset": method.preset or method.name,
+        "method": method.name,
+        "settings": method.config.to_dict(),
+        "template": method.template,
+        "seed": method.seed,
+        "classnames": list(method.trained_classnames),
+        "backbone": {
+            "id": _portable(backbone.id),
+            "weight_hash": backbone.weight_hash,
+            "activation": backbone.activation,
+            "dims": dataclasses.asdict(backbone.dims),
+        },
+        "trained_parameters": method.trained_parameters(),
+        "train": train.to_dict() if train else None,
+        "record": dict(record or {}),
+        "versions": {"anprompt": __version__, **_versions()},
+    }
+    if method.descriptions:
+        config["descriptions"] = {name: list(lines) for name, lines in method.descriptions.items()}
+    return config
+
+
+def _portable(backbone_id: str) -> str:
+    """A relative folder means nothing elsewhere, so folders are recorded in full; other ids as they are."""
+    is_folder = backbone_id != "embedded" and Path(backbone_id).is_dir()
+    return str(Path(backbone_id).resolve()) if is_folder else backbone_id
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = "unknown"
+    return found
+
+
+def card(config: Mapping[str, Any], name: str) -> str:
+    """The README.md of an adapter."""
+    names = config["classnames"]
+    shown = ", ".join(_plain(n) for n in names[:50]) + (
+        f", ... ({len(names) - 50} more)" if len(names) > 50 else ""
+    )
+    backbone = config["backbone"]
+    lines = [
+        f"# {_plain(name) or 'adapter'}",
+        "",
+        f"Prompts for a frozen CLIP, tuned by anprompt {config['versions']['anprompt']} with the method "
+        f"`{config['preset']}` ({config['trained_parameters']:,} trained parameters).",
+        "",
+        f"- Backbone: {_plain(backbone['id'])}, weights `{backbone['weight_hash'][:12]}`",
+        f"- Sentence: {_plain(config['template'])}",
+        f"- Classes trained on ({len(names)}): {shown}",
+        "",
+        "```",
+        "anprompt predict THIS_FOLDER picture.jpg",
+        'anprompt predict THIS_FOLDER picture.jpg --classes "other,names,than these"',
+        "```",
+        "```python",
+        "import anprompt",
+        'anprompt.load("THIS_FOLDER").predict(["picture.jpg"])',
+        "```",
+    ]
+    record = {k: v for k, v in config["record"].items() if k != "run" and isinstance(v, (str, int, float))}
+    if record:
+        lines += ["", "| | |", "|---|---|", *(f"| {_plain(k)} | {_figure(v)} |" for k, v in record.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else _plain(value)
+
+
+def _plain(text: Any) -> str:
+    """User text that can't turn into markup, links or table cells in the card."""
+    line = " ".join(str(text).split())
+    return "".join("\\" + c if c in r"\`*_[]<>|#!" else c for c in line)
+
+
+# --- load -----------------------------------------------------------------------------------------
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """config.json of an adapter, with the parts that loading needs checked.
+
+    Raises:
+        UserError: no adapter there, or one that this version can't read.
+    """
+    folder = Path(folder)
+    path = _file(folder, CONFIG)
+    if not folder.is_dir():
+        what = "is a file, not an adapter folder" if folder.exists() else "does not exist"
+        raise UserError(f"Adapter {str(folder)!r} {what}; make one with 'anprompt fit'.")
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} is no adapter: it has no {CONFIG}; make one with 'anprompt fit'.")
+    config = read_json(path)
+    if not isinstance(config, dict) or "format" not in config:
+        raise UserError(f"{str(path)!r} is not the config of an adapter.")
+    if config["format"] != FORMAT:
+        raise UserError(
+            f"Adapter {str(folder)!r} has format {config['format']!r}; this version of anprompt reads format "
+            f"{FORMAT}. Use the version that wrote it ({_written_by(config)}) or a newer one."
+        )
+    _check_fields(path, config)
+    return config
+
+
+def _written_by(config: Mapping[str, Any]) -> str:
+    versions = config.get("versions")
+    return f"anprompt {versions.get('anprompt', '?')}" if isinstance(versions, dict) else "unknown"
+
+
+def _check_fields(path: Path, config: Mapping[str, Any]) -> None:
+    expected = {
+        "preset": str, "method": str, "settings": dict, "template": str, "seed": int, "classnames": list,
+        "backbone": dict,
+    }  # fmt: skip
+    for key, kind in expected.items():
+        if not isinstance(config.get(key), kind):
+            raise UserError(f"{str(path)!r}: {key!r} is missing or not a {kind.__name__}.")
+    for key in ("id", "weight_hash", "activation"):
+        if not isinstance(config["backbone"].get(key), str):
+            raise UserError(f"{str(path)!r}: 'backbone.{key}' is missing or not a str.")
+    if not config["classnames"] or not all(isinstance(name, str) for name in config["classnames"]):
+        raise UserError(f"{str(path)!r}: 'classnames' must be a list of names.")
+    if not isinstance(config.get("descriptions", {}), dict):
+        raise UserError(f"{str(path)!r}: 'descriptions' must be lists of sentences by class.")
+    name = config["backbone"]["id"]
+    if not name.isprintable() or (not os.path.isabs(name) and ".." in Path(name).parts):
+        raise UserError(f"{str(path)!r}: the backbone name {name!r} is not a hub id or a full path.")
+
+
+def load_adapter(
+    folder: str | Path,
+    *,
+    backbone: Backbone | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+) -> Method:
+    """Open an adapter on its backbone.
+
+    Args:
+        backbone: the frozen model where it is loaded already; else it is loaded by the recorded id.
+        device, dtype: of the backbone to load; the prompts stay fp32 and are cast where they enter.
+
+    Raises:
+        UserError: no adapter, another format, another backbone, or damaged tensors; one line with a remedy.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    shapes = _tensor_shapes(_file(folder, TENSORS))
+    _check_sizes(folder, config, sum(_count(shape) for shape in shapes.values()))
+    if backbone is None:
+        backbone = _recorded_backbone(folder, config["backbone"]["id"], device, dtype)
+    _check_backbone(folder, config["backbone"], backbone)
+    method = _build(folder, config, backbone)
+    expected = {key: tuple(value.shape) for key, value in method.state_dict().items()}
+    _check_shapes(_file(folder, TENSORS), shapes, expected)
+    _load_tensors(_file(folder, TENSORS), method)
+    method.eval()
+    return method
+
+
+def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes from the header; nothing is allocated."""
+    if not path.is_file():
+        raise UserError(f"{str(path)!r} is missing; the adapter is incomplete. Train or copy it again.")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{str(path)!r} is damaged or cut off ({reason}). Copy the adapter again.") from error
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def _check_sizes(folder: Path, config: Mapping[str, Any], elements: int) -> None:
+    """No width in a sound config exceeds the number of stored values; refused before memory is asked for."""
+    for key, value in config["settings"].items():
+        if isinstance(value, int) and abs(value) > max(elements, _LARGEST_SETTING):
+            raise UserError(f"Adapter {str(folder)!r}: the setting {key} = {value} does not fit its tensors.")
+
+
+def _recorded_backbone(folder: Path, name: str, device: str | torch.device, dtype: str) -> Backbone:
+    try:
+        return load_backbone(name, device=device, dtype=dtype)
+    except UserError as error:
+        if os.path.isabs(name) and not Path(name).is_dir():
+            raise UserError(
+                f"Adapter {str(folder)!r} needs the backbone folder {name!r}, which is not there. "
+                "Give its new place with --backbone FOLDER."
+            ) from error
+        raise
+
+
+def _check_backbone(folder: Path, recorded: Mapping[str, Any], backbone: Backbone) -> None:
+    if backbone.weight_hash != recorded["weight_hash"]:
+        raise UserError(
+            f"Adapter {str(folder)!r} was trained on {recorded['id']!r} with weights "
+            f"{recorded['weight_hash'][:12]}, but {backbone.id!r} has {backbone.weight_hash[:12]}: its answers "
+            "would be meaningless. Give the backbone it was trained on with --backbone, or train again."
+        )
+    if backbone.activation != recorded["activation"]:
+        raise UserError(
+            f"Adapter {str(folder)!r} was trained with activation {recorded['activation']!r}, but "
+            f"{backbone.id!r} uses {backbone.activation!r}; correct hidden_act in the backbone's config.json."
+        )
+
+
+def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone) -> Method:
+    # All settings are recorded, so a preset that was renamed since is only a label.
+    name = config["preset"] if config["preset"] in preset_names() else config["method"]
+    if config["method"] not in methods():
+        raise choices(f"method of adapter {str(folder)!r}:", config["method"], sorted(methods()))
+    try:
+        method = build_method(
+            name, backbone, config["classnames"], template=config["template"], settings=config["settings"],
+            descriptions=config.get("descriptions"), seed=config["seed"], fresh=False,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"Adapter {str(folder)!r}: {error}") from error
+    except (RuntimeError, MemoryError, TypeError) as error:  # sizes or types no sound config has
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"Adapter {str(folder)!r}: its settings can't be used ({reason}).") from error
+    method.preset = config["preset"]
+    return method
+
+
+def _check_shapes(path: Path, found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
+    for key, shape in expected.items():
+        if key not in found:
+            raise UserError(f"{str(path)!r} lacks the tensor {key!r}; the adapter is incomplete.")
+        if found[key] != shape:
+            raise UserError(
+                f"{str(path)!r}: tensor {key!r} has shape {list(found[key])}, expected {list(shape)}."
+            )
+    extra = sorted(set(found) - set(expected))
+    if extra:
+        raise UserError(f"{str(path)!r} holds a tensor {extra[0]!r} that its method does not have.")
+
+
+def _load_tensors(path: Path, method: Method) -> None:
+    tensors, _ = read_tensors(path)
+    for key, value in tensors.items():
+        if not value.is_floating_point():
+            raise UserError(f"{str(path)!r}: tensor {key!r} is of type {value.dtype}, not floating point.")
+        if not torch.isfinite(value).all():
+            raise UserError(
+                f"{str(path)!r}: tensor {key!r} holds NaN or Inf; use an earlier adapter or train again."
+            )
+    method.load_state_dict(tensors, strict=True)

@@ -1,0 +1,130 @@
+"""The command line: finds the command, runs it, and turns every failure into one line.
+
+Exit codes: 0 done, 1 unexpected failure (or a check that found something), 2 wrong input, 130 interrupted.
+A command is a module with `add_arguments(parser)` and `run(args) -> int`; one row in `COMMANDS` adds it.
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+from anprompt import __version__
+from anprompt.commands.parser import Parser, add_common
+from anprompt.commands.terminal import error_line, quiet_libraries, set_up
+from anprompt.errors import UserError, choices
+
+
+class Command(NamedTuple):
+    """Where a command lives, and its line in the help."""
+
+    module: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("anprompt.demo", "train, compare and report on the embedded pictures, in minutes"),
+    "fit": Command("anprompt.commands.fit", "train prompts on a data set and write an adapter"),
+    "eval": Command("anprompt.commands.eval", "accuracy of an adapter, or of zero-shot CLIP, on a data set"),
+    "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
+    "methods": Command("anprompt.commands.methods", "what can be trained"),
+    "data": Command("anprompt.commands.data", "list data sets; check what of one is missing"),
+}
+
+_USAGE = """usage: anprompt COMMAND [OPTION ...]
+
+Prompt tuning of CLIP-like models that stays right under noise and on unseen classes.
+
+commands:
+{commands}
+
+options:
+  -h, --help     this help; 'anprompt COMMAND --help' for a command's own
+  --version      the version
+  --debug        show the traceback of an unexpected failure
+
+first steps:
+  anprompt demo
+  anprompt fit --data my_photos/ --shots 16 --out adapter/
+  anprompt predict adapter/ picture.jpg --classes "tabby,siamese,lynx"
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code and raises nothing."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    try:
+        set_up()
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        error_line(str(error))
+        if debug:
+            raise
+        return 2
+    except KeyboardInterrupt:
+        again = "; run the same command again to resume" if command in ("fit", "demo", "bench") else ""
+        error_line(f"interrupted{again}", kind="")
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; a second failure while Python flushes at exit must not show.
+        if argv is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as leave:  # argparse, after --help
+        return leave.code if isinstance(leave.code, int) else 0
+    except Exception as error:
+        if debug:
+            raise
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        error_line(f"unexpected {type(error).__name__}: {reason} (see the traceback with --debug)")
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    leading: list[str] = []
+    while arguments and arguments[0].startswith("-"):
+        leading.append(arguments.pop(0))
+    for word in leading:
+        if word not in ("-h", "--help", "--version", "--debug", "--verbose", "--quiet"):
+            raise choices("option", word, ("--help", "--version", "--debug", "--verbose", "--quiet"))
+    if "--version" in leading:
+        print(f"anprompt {__version__}")
+        return 0
+    if not arguments or {"-h", "--help"} & set(leading):
+        width = max(map(len, COMMANDS)) + 2
+        rows = "\n".join(f"  {name:{width}}{command.help}" for name, command in COMMANDS.items())
+        print(_USAGE.format(commands=rows), end="")
+        return 0
+    name = arguments.pop(0)
+    if name not in COMMANDS:
+        raise choices("command", name, COMMANDS)
+    module = _module(name)
+    parser = Parser(prog=f"anprompt {name}", description=COMMANDS[name].help.capitalize() + ".")
+    module.add_arguments(parser)
+    add_common(parser)
+    args = parser.parse_args([*leading, *arguments])
+    quiet_libraries(verbose=args.verbose, quiet=args.quiet)
+    return module.run(args)
+
+
+def _module(name: str) -> ModuleType:
+    path = COMMANDS[name].module
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise UserError(f"Command {name!r} is not part of this installation.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""`anprompt eval`: accuracy of an adapter, or of zero-shot CLIP, on a data set."""
+
+from __future__ import annotations
+
+import argparse
+
+from anprompt.commands.common import add_adapter, add_data, add_device, open_method
+from anprompt.commands.parser import one_of
+from anprompt.commands.terminal import percent, print_json, progress, say, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eval`."""
+    add_adapter(parser)
+    add_data(parser, "which half of the data's classes to test on (default: all)")
+    parser.add_argument(
+        "--split", type=one_of("split", ("test", "val", "train")), default="test", metavar="test|val|train"
+    )
+    parser.add_argument(
+        "--head", type=one_of("head", ("auto", "trained", "unseen")), default="auto", metavar="auto|trained|unseen",
+        help="auto: the trained head if and only if every class was trained on",
+    )  # fmt: skip
+    parser.add_argument("--domain", metavar="NAME", help="only pictures of this domain")
+    parser.add_argument("--per-class", action="store_true", help="also the accuracy of every class")
+    add_device(parser, "precision of the frozen weights (default: fp32)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print."""
+    from anprompt.data.sources import open_dataset
+    from anprompt.data.splits import subset_classes
+    from anprompt.tuning import part_items, score
+
+    data = subset_classes(open_dataset(args.data, root=args.root), args.classes)
+    part_items(data, args.split, args.domain)  # fails before a backbone is loaded
+    method = open_method(args, data.classnames, data.template)
+    with progress("testing", enabled=not (args.quiet or args.json)) as update:
+        metrics, skipped = score(
+            method, data, part=args.split, domain=args.domain, head=args.head, on_batch=update
+        )
+    if args.json:
+        print_json({
+            "adapter": args.adapter, "method": method.preset or method.name, "data": data.name,
+            "classes": args.classes, "split": args.split, "domain": args.domain, "head": metrics.head,
+            "accuracy": metrics.accuracy, "pictures": len(metrics.labels), "class_count": len(data.classnames),
+            "template": method.template, "skipped": list(skipped),
+            **({"per_class": metrics.per_class} if args.per_class else {}),
+        })  # fmt: skip
+        return 0
+    where = f"{data.name}, {args.split} split" + (f", {args.domain}" if args.domain else "")
+    say(f"accuracy {percent(metrics.accuracy)}")
+    say(
+        f"{method.preset or method.name} on {where}: {len(metrics.labels)} pictures, {len(data.classnames)} "
+        f"classes ({args.classes}), {metrics.head} head"
+    )
+    if args.per_class:
+        rows = sorted(metrics.per_class.items(), key=lambda row: row[1])
+        table(("class", "accuracy"), [(name, percent(value)) for name, value in rows], right=(1,))
+    return 0

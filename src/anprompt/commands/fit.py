@@ -1,0 +1,253 @@
+"""`anprompt fit`: from a data set to an adapter folder."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anprompt.commands.common import add_data, add_device
+from anprompt.commands.parser import positive, setting, shots, whole
+from anprompt.commands.terminal import note_line, percent, print_json, progress, say
+from anprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from anprompt.data.types import Dataset
+    from anprompt.evaluate import Metrics
+    from anprompt.tuning import Job, Tuned
+
+STATE = ".state"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fit`."""
+    add_data(parser, "which half of the classes to train on (default: all)")
+    parser.add_argument(
+        "--backbone", default="embedded", metavar="NAME", help="embedded, a folder or a hub id"
+    )
+    parser.add_argument("--method", default="anprompt", metavar="NAME", help="see 'anprompt methods'")
+    parser.add_argument("--shots", type=shots, default=16, metavar="N|all", help="pictures per class")
+    parser.add_argument("--seed", type=whole(0), default=1, help="of draw, start, order and views")
+    parser.add_argument("--out", default="adapter", metavar="DIR", help="where the adapter goes")
+    parser.add_argument("--epochs", type=whole(1), metavar="N")
+    parser.add_argument("--batch-size", type=whole(1), metavar="N")
+    parser.add_argument("--lr", type=positive, metavar="X", help="learning rate")
+    add_device(parser, "autocast of the training (default: the preset's, fp32)")
+    parser.add_argument("--template", metavar="TEXT", help="a sentence with {} for the class name")
+    parser.add_argument("--descriptions", metavar="FILE.json", help="{class: [sentences]}")
+    parser.add_argument(
+        "--set", type=setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="any setting of the method or of the training; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace an adapter of another run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, evaluate, save."""
+    from anprompt.backbones import load_backbone, resolve_device
+    from anprompt.checkpoint import save_adapter
+    from anprompt.data.sources import open_dataset
+    from anprompt.methods import check_template
+    from anprompt.tuning import run as tune
+    from anprompt.tuning import split_settings
+
+    out = Path(args.out)
+    settings, train = split_settings(args.method, _settings(args))
+    if args.template is not None:
+        check_template(args.template)
+    device = resolve_device(args.device)
+    check_out(out)
+    dataset = open_dataset(args.data, root=args.root)
+    backbone = load_backbone(args.backbone, device=device)
+    job = _plan(args, dataset, backbone, settings, train)
+    if _finished(out, job, overwrite=args.overwrite):
+        if args.json:
+            print_json({"adapter": str(out), "already_finished": True})
+        else:
+            say(f"{out} already holds the adapter of this very run; nothing to do. See {out / 'README.md'}.")
+        return 0
+    _keep_state(out / STATE, job, overwrite=args.overwrite)
+    _announce(args, job)
+    with progress("training", enabled=not (args.quiet or args.json)) as update:
+        show = _Progress(job, update, lines=not (args.quiet or args.json))
+        tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch)
+    tested = _test(args, job, tuned)
+    record = _record(dataset, job, tuned, tested)
+    save_adapter(out, tuned.method, train=job.train, record=record)
+    shutil.rmtree(out / STATE, ignore_errors=True)
+    _report(args, out, tuned, record)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """`--set` values, and the options that are short for one."""
+    values = dict(args.settings)
+    if "seed" in values:
+        raise UserError("Give the seed with --seed, not with --set.")
+    for key in ("epochs", "batch_size", "lr", "precision"):
+        if getattr(args, key) is not None:
+            values[key] = getattr(args, key)
+    return values
+
+
+def _plan(
+    args: argparse.Namespace, dataset: Dataset, backbone: Any, settings: Mapping, train: Mapping
+) -> Job:
+    from anprompt.methods import method_class, preset
+    from anprompt.tuning import plan, read_descriptions, wants_descriptions
+
+    recipe = preset(args.method)
+    config = method_class(recipe.method).Config.from_dict({**recipe.settings, **settings})
+    descriptions: Mapping[str, Any] | None = None
+    if args.descriptions is not None:
+        descriptions = read_descriptions(args.descriptions)
+        if not wants_descriptions(config):
+            note_line(
+                f"method {args.method!r} reads no descriptions with these settings; they change nothing"
+            )
+    elif wants_descriptions(config) and args.data.startswith("embedded:"):
+        from anprompt.data.embedded import embedded_descriptions
+
+        descriptions = embedded_descriptions(args.data.partition(":")[2])
+    return plan(
+        dataset, backbone, method=args.method, shots=args.shots, seed=args.seed, classes=args.classes,
+        settings=settings, train=train, template=args.template, descriptions=descriptions,
+    )  # fmt: skip
+
+
+# --- the folder -----------------------------------------------------------------------------------
+def check_out(out: Path) -> None:
+    """Whether an adapter can be written there, asked before hours of training rather than after.
+
+    Raises:
+        UserError: a file is in the way, or the folder can't be written.
+    """
+    import tempfile
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--out {str(out)!r}: a file is in the way; choose another folder.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--out {str(out)!r} can't be written ({reason}); choose another folder.") from None
+
+
+def _finished(out: Path, job: Job, *, overwrite: bool) -> bool:
+    """Whether the folder holds this run's adapter; refuses folders that hold something else."""
+    from anprompt.checkpoint import holds_adapter, read_config
+
+    others = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    if overwrite or not others:
+        return False
+    if not holds_adapter(out):
+        raise UserError(
+            f"--out {str(out)!r} holds other files ({others[0]!r}); choose a new folder, or add --overwrite."
+        )
+    record = read_config(out).get("record")
+    if isinstance(record, dict) and record.get("run") == job.key:
+        return True
+    raise UserError(
+        f"--out {str(out)!r} holds the adapter of another run; choose a new folder, or add --overwrite."
+    )
+
+
+def _keep_state(state: Path, job: Job, *, overwrite: bool) -> None:
+    """Note which run the state belongs to; with --overwrite, the state of another run goes."""
+    from anprompt.files import read_json, write_json
+
+    note = state / "run.json"
+    same = note.is_file() and read_json(note) == {"run": job.key}
+    if state.exists() and not same:
+        if not overwrite and any(state.glob("*.safetensors")):
+            raise UserError(
+                f"{str(state.parent)!r} holds the unfinished state of another run; finish that one with its "
+                "own command, choose a new --out folder, or add --overwrite."
+            )
+        shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True, exist_ok=True)
+    if not same:
+        write_json(note, {"run": job.key})
+
+
+# --- words ----------------------------------------------------------------------------------------
+def _announce(args: argparse.Namespace, job: Job) -> None:
+    if args.quiet or args.json:
+        return
+    data = job.dataset
+    say(
+        f"{job.method} on {data.name}: {len(data.classnames)} classes, {len(data.train)} pictures, "
+        f"{job.train.epochs} epochs, backbone {job.backbone.id} on {job.backbone.device.type}"
+    )
+
+
+class _Progress:
+    """Loss parts in the progress bar at every few steps, and one line per epoch."""
+
+    def __init__(self, job: Job, update: Any, *, lines: bool) -> None:
+        self.epochs, self.update, self.lines = job.train.epochs, update, lines
+
+    def step(self, epoch: int, number: int, steps: int, parts: Mapping[str, Any]) -> None:
+        if number % 10 == 0 or number + 1 == steps:  # reading a value waits for the device
+            text = "  ".join(f"{key} {float(value):.3f}" for key, value in parts.items())
+            self.update(epoch * steps + number + 1, self.epochs * steps, text)
+
+    def epoch(self, epoch: int, means: Mapping[str, float]) -> None:
+        if self.lines:
+            parts = "  ".join(f"{k} {v:.3f}" for k, v in means.items() if k not in ("lr", "val_accuracy"))
+            val = f"  val {percent(means['val_accuracy'])}" if "val_accuracy" in means else ""
+            say(f"epoch {epoch + 1}/{self.epochs}  {parts}{val}")
+
+
+def _test(args: argparse.Namespace, job: Job, tuned: Tuned) -> Metrics | None:
+    from anprompt.tuning import score
+
+    if not job.dataset.test:
+        return None
+    with progress("testing", enabled=not (args.quiet or args.json)) as update:
+        return score(tuned.method, job.dataset, on_batch=update)[0]
+
+
+def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) -> dict[str, Any]:
+    """Facts and figures of the run; no times, so that equal runs write equal files."""
+    last = tuned.log.epochs[-1]
+    record: dict[str, Any] = {"data": dataset.name, "training pictures": len(job.dataset.train)}
+    if "val_accuracy" in last:
+        record["accuracy (val)"] = last["val_accuracy"]
+    if tested:
+        record["accuracy (test)"] = tested.accuracy
+        record["test pictures"] = len(tested.labels)
+    record["loss"] = last["loss"]
+    record["pictures left out"] = len({*tuned.skipped, *dataset.skipped})
+    return {**record, "epochs": tuned.log.epochs, "run": job.key}
+
+
+def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: Mapping[str, Any]) -> None:
+    from anprompt.checkpoint import TENSORS
+
+    size = (out / TENSORS).stat().st_size / 1024
+    trained, log = tuned.method.trained_parameters(), tuned.log
+    if args.json:
+        print_json({
+            "adapter": str(out), "method": args.method, "size_kb": round(size, 1),
+            "trained_parameters": trained, "seconds": round(log.seconds, 2), "steps": log.steps,
+            "resumed_from": log.resumed_from, **record,
+        })  # fmt: skip
+        return
+    if "accuracy (test)" in record:
+        say(f"test accuracy {percent(record['accuracy (test)'])} on {record['test pictures']} pictures")
+    say(f"adapter {out}: {size:.0f} KB, {trained:,} trained parameters, {log.seconds:.0f} s of training")
+    if args.quiet:
+        return
+    place, data = shlex.quote(str(out)), shlex.quote(args.data)
+    root = f" --root {shlex.quote(args.root)}" if args.root else ""
+    if args.classes == "base":
+        say(f"next: anprompt eval {place} --data {data}{root} --classes new")
+    else:
+        say(f"next: anprompt predict {place} PICTURE")

@@ -1,0 +1,125 @@
+"""argparse with errors of one line that name the nearest right word, and the value types commands share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from anprompt.errors import UserError, choices
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UserError` instead of printing usage and leaving."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]} (see '{self.prog} --help')")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Like argparse's; unknown options are reported before missing ones, since one causes the other."""
+        words = list(args or ())
+        known = [s for action in self._actions for s in action.option_strings]
+        for word in words[: words.index("--") if "--" in words else None]:
+            name = word.partition("=")[0]
+            if name.startswith("-") and len(name) > 1 and name not in known and not _is_number(name):
+                raise choices("option", name, sorted(s for s in known if s.startswith("--")))
+        found, extra = self.parse_known_intermixed_args(words, namespace)
+        if extra:
+            self.error(f"unexpected argument {extra[0]!r}")
+        return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options every command has."""
+    group = parser.add_argument_group("messages")
+    group.add_argument("--quiet", action="store_true", help="results and errors only")
+    group.add_argument("--verbose", action="store_true", help="also what the library logs")
+    group.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+
+# --- value types: a message from here stands after "argument --name:" --------------------------------
+def one_of(kind: str, names: Iterable[str]) -> Callable[[str], str]:
+    """One of some words; the nearest is named where it is none."""
+    known = tuple(names)
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(str(choices(kind, text, known)))
+        return text
+
+    return parse
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A whole number from `least` on."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+        if not least <= number < 2**31:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, not {text}")
+        return number
+
+    return parse
+
+
+def shots(text: str) -> int | None:
+    """Pictures per class; "all" is None."""
+    if text == "all":
+        return None
+    try:
+        return whole(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error} (or 'all')") from None
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return number
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`key=value`; the value as a boolean, number, list (`[a, b]` or `a,b`) or text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise argparse.ArgumentTypeError(f"must look like key=value, not {text!r}")
+    return key.strip().replace("-", "_"), _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    if text.startswith("[") and text.endswith("]"):
+        return [_value(part.strip().strip("'\"")) for part in text[1:-1].split(",") if part.strip()]
+    if "," in text:
+        return [_value(part.strip()) for part in text.split(",") if part.strip()]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if not math.isfinite(number):
+            raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
+        return number
+    return text

@@ -1,0 +1,168 @@
+"""`anprompt predict`: names for pictures, from any list of classes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anprompt.commands.common import add_adapter, add_device, open_method
+from anprompt.commands.parser import whole
+from anprompt.commands.terminal import note_line, percent, print_json, progress, safe, say, table
+from anprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from anprompt.methods import Classifier
+
+BATCH = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `predict`."""
+    add_adapter(parser)
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, or folders of them")
+    parser.add_argument(
+        "--classes", metavar="NAMES", help="'a,b,c', or @file.txt with a name per line (default: as trained)"
+    )
+    parser.add_argument("--top", type=whole(1), default=3, metavar="N", help="answers per picture")
+    add_device(parser, "precision of the frozen weights (default: fp32)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict what can be read; the rest is named and counted."""
+    from anprompt.methods import Classifier
+
+    names = class_list(args.classes) if args.classes is not None else None
+    paths = list(expand(args.pictures))
+    if not any(path.exists() for path in paths):
+        raise _nothing([(path, f"{path}: does not exist") for path in paths])
+    method = open_method(args, names, None)
+    classifier = Classifier(method, names)
+    answers: list[dict[str, Any]] = []
+    skipped: list[tuple[Path, str]] = []
+    with progress("predicting", enabled=not (args.quiet or args.json)) as update:
+        for start in range(0, len(paths), BATCH):
+            found, failed = _predict(classifier, paths[start : start + BATCH], args.top)
+            answers += found
+            skipped += failed
+            update(min(start + BATCH, len(paths)), len(paths))
+    if not answers:
+        raise _nothing(skipped)
+    for _, reason in skipped:
+        note_line(f"skipped: {reason}")
+    if skipped:
+        note_line(f"{len(skipped)} of {len(paths)} pictures skipped")
+    _print(args, classifier, answers, skipped)
+    return 0
+
+
+def class_list(text: str) -> list[str]:
+    """Class names from 'a,b,c' or from the lines of @file.
+
+    Raises:
+        UserError: no such file, fewer than two names, or names that can't be told apart.
+    """
+    from anprompt.data.splits import clean_classnames
+
+    if text.startswith("@"):
+        try:
+            words = [
+                line for line in Path(text[1:]).read_text(encoding="utf-8-sig").splitlines() if line.strip()
+            ]
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UserError(f"--classes: can't read the file {text[1:]!r} ({reason}).") from None
+    else:
+        words = text.split(",") if text.strip(", ") else []
+    if not words:
+        raise UserError("--classes: the class list is empty; give names like 'cat,dog'.")
+    names = clean_classnames(words)
+    if len(names) < 2:
+        raise UserError(f"--classes: only {names[0]!r}; give at least two names to choose from.")
+    return names
+
+
+def expand(given: Sequence[str]) -> Iterator[Path]:
+    """The files given, and those in the folders given, sorted; hidden ones in folders are passed over.
+
+    Raises:
+        UserError: a folder holds no file.
+    """
+    for text in given:
+        path = Path(text)
+        if not path.is_dir():
+            yield path
+            continue
+        found = [
+            Path(base) / name
+            for base, folders, files in os.walk(path)
+            if not folders.sort() and not Path(base).name.startswith(".")  # type: ignore[func-returns-value]
+            for name in sorted(files)
+            if not name.startswith(".")
+        ]
+        if not found:
+            raise UserError(f"The folder {text!r} holds no pictures.")
+        yield from found
+
+
+def _predict(
+    classifier: Classifier, paths: Sequence[Path], top: int
+) -> tuple[list[dict[str, Any]], list[tuple[Path, str]]]:
+    """Answers for a batch of files, and the files that can't be read with the reason."""
+    from anprompt.data.images import open_picture
+    from anprompt.data.views import centre_view
+    from anprompt.predict import pixels_of
+
+    backbone = classifier.method.backbone
+    views, read, failed = [], [], []
+    for path in paths:
+        try:
+            views.append(centre_view(open_picture(path), backbone.dims.image_size))
+            read.append(path)
+        except UserError as error:
+            failed.append((path, str(error)))
+    if not views:
+        return [], failed
+    shares = classifier.logits(pixels_of(views, backbone)).softmax(dim=-1).cpu()
+    values, labels = shares.topk(min(top, shares.shape[1]))
+    answers = [
+        {
+            "picture": str(path),
+            "top": [
+                {"class": classifier.classnames[label], "probability": round(value, 6)}
+                for label, value in zip(row_labels, row_values)
+            ],
+        }
+        for path, row_labels, row_values in zip(read, labels.tolist(), values.tolist())
+    ]
+    return answers, failed
+
+
+def _nothing(skipped: Sequence[tuple[Path, str]]) -> UserError:
+    if len(skipped) == 1:
+        return UserError(skipped[0][1])
+    return UserError(f"None of the {len(skipped)} pictures can be read; the first: {skipped[0][1]}")
+
+
+def _print(
+    args: argparse.Namespace, classifier: Classifier, answers: Sequence[dict[str, Any]],
+    skipped: Sequence[tuple[Path, str]],
+) -> None:  # fmt: skip
+    if args.json:
+        print_json({
+            "adapter": args.adapter, "head": classifier.head, "classes": list(classifier.classnames),
+            "predictions": list(answers),
+            "skipped": [{"picture": str(path), "reason": reason} for path, reason in skipped],
+        })  # fmt: skip
+        return
+    rows = [
+        [answer["picture"], *(f"{safe(t['class'])} {percent(t['probability'])}" for t in answer["top"])]
+        for answer in answers
+    ]
+    width = max(map(len, rows)) - 1
+    table(["picture", "answer", *("or" for _ in range(width - 1))], rows)
+    if not args.quiet:
+        say(f"{len(answers)} pictures, {len(classifier.classnames)} classes, {classifier.head} head")

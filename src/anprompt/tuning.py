@@ -1,0 +1,272 @@
+"""One tuning run, from a data set and a backbone to a trained method.
+
+The command line and `PromptClassifier` both go this way, so the same request gives the same adapter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anprompt.backbones import Backbone
+from anprompt.data.splits import few_shot, subset_classes
+from anprompt.data.types import Dataset, Item
+from anprompt.data.views import Views
+from anprompt.errors import UserError, choices
+from anprompt.evaluate import Metrics, evaluate
+from anprompt.files import read_json
+from anprompt.methods import Classifier, Method, MethodConfig, build_method, method_class, preset
+from anprompt.train import EpochHook, StepHook, TrainConfig, TrainLog, fit
+
+PARTS = ("train", "val", "test")
+VAL_SHOTS = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides a tuning run.
+
+    Attributes:
+        dataset: drawn and cut to its classes already.
+        method: preset name.
+        descriptions: sentences by class name; empty where the method reads none.
+    """
+
+    dataset: Dataset
+    backbone: Backbone
+    method: str
+    settings: MethodConfig
+    train: TrainConfig
+    template: str
+    descriptions: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of the run; two runs with equal keys give equal adapters."""
+        items = [(item.path, item.label) for item in (*self.dataset.train, *self.dataset.val)]
+        facts = [
+            self.method, self.settings.to_dict(), self.train.to_dict(), self.template, items,
+            list(self.dataset.classnames), dict(self.descriptions), self.backbone.weight_hash,
+            str(self.backbone.dtype),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trained method, how it went, and one line per picture that could not be used."""
+
+    method: Method
+    log: TrainLog
+    skipped: tuple[str, ...]
+
+
+def plan(
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    method: str = "anprompt",
+    shots: int | None = 16,
+    seed: int = 1,
+    classes: str = "all",
+    settings: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    template: str | None = None,
+    descriptions: Mapping[str, Any] | None = None,
+) -> Job:
+    """Check a request and fill in its preset.
+
+    Args:
+        method: preset name.
+        shots: pictures per class; None for all.
+        classes: "all", or "base"/"new" for the field's halves.
+        settings, train: values that replace the preset's.
+        template: None takes the data set's own.
+        descriptions: sentences by class, for methods that read them.
+
+    Raises:
+        UserError: whatever of it can't be done.
+    """
+    recipe = preset(method)
+    method_config = method_class(recipe.method).Config.from_dict({**recipe.settings, **(settings or {})})
+    train_config = _train_config({**recipe.train, **(train or {}), "seed": seed})
+    drawn = few_shot(dataset, shots, seed)
+    if shots is None:  # validation after every epoch stays small
+        drawn = dataclasses.replace(drawn, val=few_shot(dataset, VAL_SHOTS, seed).val)
+    drawn = subset_classes(drawn, classes)
+    if len(drawn.classnames) < 2:
+        raise UserError(
+            f"{dataset.name}: training needs at least two classes; {classes!r} leaves {len(drawn.classnames)}."
+        )
+    if not drawn.train:
+        raise UserError(f"{dataset.name} has no pictures to train on.")
+    known = match_descriptions(descriptions, drawn.classnames) if descriptions is not None else {}
+    return Job(
+        drawn, backbone, method, method_config, train_config, template if template is not None else dataset.template,
+        known,
+    )  # fmt: skip
+
+
+def _train_config(values: Mapping[str, Any]) -> TrainConfig:
+    config = TrainConfig.from_dict(values)
+    assert isinstance(config, TrainConfig)
+    for key in ("weight_decay", "momentum", "warmup_lr"):
+        if not 0 <= getattr(config, key) < float("inf"):
+            raise UserError(f"Training: {key} must be a number from 0, not {getattr(config, key)}.")
+    return config
+
+
+def split_settings(method: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`--set` values apart: those of the method's config and those of the training.
+
+    Raises:
+        UserError: a key of neither; the nearest is named.
+    """
+    config = method_class(preset(method).method).Config
+    of_method = {f.name for f in dataclasses.fields(config)}
+    of_train = {f.name for f in dataclasses.fields(TrainConfig)} - {"seed"}
+    for key in values:
+        if key not in of_method | of_train:
+            raise choices(f"setting of {method}", key, [*sorted(of_method), *sorted(of_train)])
+    settings = {key: value for key, value in values.items() if key in of_method}
+    return settings, {key: value for key, value in values.items() if key not in of_method}
+
+
+def run(
+    job: Job,
+    *,
+    state: Path | None = None,
+    on_step: StepHook | None = None,
+    on_epoch: EpochHook | None = None,
+) -> Tuned:
+    """Do it.
+
+    Args:
+        state: folder for the resumable state; see `train.fit`.
+    """
+    data, config = job.dataset, job.train
+    method = build_method(
+        job.method, job.backbone, data.classnames, template=job.template, descriptions=job.descriptions,
+        settings=job.settings.to_dict(), seed=config.seed,
+    )  # fmt: skip
+    views = make_views(job.backbone, data, data.train, config=config)
+    views.fingerprint = job.key  # type: ignore[attr-defined]  # read by the training state
+    validate = None
+    skipped = list(views.skipped)
+    if data.val:
+        val_views = make_views(job.backbone, data, data.val, probe="eval")
+        skipped += val_views.skipped
+
+        def validate() -> float:
+            return evaluate(Classifier(method), val_views, precision=config.precision).accuracy
+
+    log = fit(method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch)
+    return Tuned(method, log, tuple(skipped))
+
+
+def make_views(
+    backbone: Backbone,
+    dataset: Dataset,
+    items: tuple[Item, ...],
+    *,
+    config: TrainConfig | None = None,
+    probe: str = "train",
+) -> Views:
+    """Views of some items as a backbone wants them; crops and flips as the recipe says."""
+    extra: dict[str, Any] = {}
+    if config is not None:
+        extra = {"crop_scale": tuple(config.crop_scale), "flip": config.flip, "seed": config.seed}
+    return Views(
+        items, dataset.read, image_size=backbone.dims.image_size, mean=backbone.mean, std=backbone.std,
+        probe=probe, **extra,
+    )  # fmt: skip
+
+
+def part_items(dataset: Dataset, part: str = "test", domain: str | None = None) -> tuple[Item, ...]:
+    """The items of one part, and of one domain if given.
+
+    Raises:
+        UserError: unknown part or domain, or nothing in it.
+    """
+    if part not in PARTS:
+        raise choices("split", part, PARTS)
+    items: tuple[Item, ...] = getattr(dataset, part)
+    if domain is not None:
+        domains = sorted({item.domain for item in items} - {""})
+        if not domains:
+            raise UserError(f"{dataset.name} has no domains; leave out --domain.")
+        if domain not in domains:
+            raise choices("domain", domain, domains)
+        items = tuple(item for item in items if item.domain == domain)
+    if not items:
+        raise UserError(f"{dataset.name} has no {part} pictures.")
+    return items
+
+
+def score(
+    method: Method,
+    dataset: Dataset,
+    *,
+    part: str = "test",
+    domain: str | None = None,
+    head: str = "auto",
+    on_batch: Callable[[int, int], None] | None = None,
+) -> tuple[Metrics, tuple[str, ...]]:
+    """Metrics of a method on one part of a data set, and one line per picture that could not be used."""
+    items = part_items(dataset, part, domain)
+    classifier = Classifier(method, dataset.classnames, head)
+    views = make_views(method.backbone, dataset, items, probe="eval")
+    return evaluate(classifier, views, on_batch=on_batch), views.skipped
+
+
+# --- descriptions ---------------------------------------------------------------------------------
+def wants_descriptions(config: MethodConfig) -> bool:
+    """Whether these settings make a method read class descriptions."""
+    return any(value == "descriptions" for value in config.to_dict().values())
+
+
+def read_descriptions(path: str | Path) -> dict[str, list[str]]:
+    """A JSON file {class: [sentences]}.
+
+    Raises:
+        UserError: no such file, no JSON, or another form.
+    """
+    content = read_json(Path(path))
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{str(path)!r} must hold {{class: [sentences]}}, not {_kind(content)}.")
+    for name, sentences in content.items():
+        sound = isinstance(sentences, list) and sentences and all(isinstance(s, str) for s in sentences)
+        if not sound or not all(s.strip() and s.isprintable() for s in sentences):
+            raise UserError(f"{str(path)!r}: class {name!r} needs a list of sentences in plain words.")
+    return content
+
+
+def _kind(value: Any) -> str:
+    return "an empty one" if value == {} else f"a {type(value).__name__}"
+
+
+def match_descriptions(
+    descriptions: Mapping[str, list[str]], classnames: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """The descriptions of these classes, whatever case and underscores the file's names have.
+
+    Raises:
+        UserError: a class has none.
+    """
+
+    def plain(name: str) -> str:
+        return " ".join(name.replace("_", " ").split()).casefold()
+
+    by_name = {plain(name): list(sentences) for name, sentences in descriptions.items()}
+    missing = [name for name in classnames if plain(name) not in by_name]
+    if missing:
+        more = f" and of {len(missing) - 1} more classes" if len(missing) > 1 else ""
+        raise UserError(
+            f"The descriptions lack those of class {missing[0]!r}{more}; add a list of sentences."
+        )
+    return {name: by_name[plain(name)] for name in classnames}
