@@ -99,6 +99,8 @@ _NAMES = {
     "mmrl": _mmrl,
     "mmrlpp": _mmrlpp,
 }
+# The official code starts from "a photo of a" up to this many vectors, and from placeholders beyond.
+_WORDS = 4
 # A name that one method's files have and the others' don't; the first that fits decides.
 _MARKS = {
     "mmrlpp": _R + "srra_r2vproj.weight",
@@ -186,11 +188,12 @@ def _sizes(method: str, values: Mapping[str, Tensor], backbone: Backbone) -> dic
             return sizes
         rank, wide = values["text_tokens.up"].shape[-1], values["projection_down"].shape[1]
         return {**sizes, "rank": rank, "projection_rank": wide}
-    if method == "promptsrc":
-        text, vision = values["text_prompts"], values["vision_prompts"]
-        return {"n_text": text.shape[1], "n_vision": vision.shape[1], "depth": len(text)}
-    if method == "maple":
-        return {"n_context": values["text_prompts"].shape[1], "depth": len(values["text_prompts"])}
+    if method in ("maple", "promptsrc"):
+        depth, count = values["text_prompts"].shape[:2]
+        words = {} if count <= _WORDS else {"context_init": ""}
+        if method == "maple":
+            return {"n_context": count, "depth": depth, **words}
+        return {"n_text": count, "n_vision": values["vision_prompts"].shape[1], "depth": depth, **words}
     # The words only name the start: with as many placeholders the sentence is the same.
     count = {"n_context": values["context"].shape[-2], "context_init": ""}
     if method == "cocoop":

@@ -78,8 +78,12 @@ def preset_names() -> list[str]:
     return sorted(shipped | set(methods()))
 
 
-def preset(name: str, protocol: str = "base-to-new") -> Preset:
+def preset(name: str, protocol: str = "base-to-new", *, dataset: str = "", shots: int = 0) -> Preset:
     """A preset with what the protocol changes already applied.
+
+    Args:
+        dataset: name of the target data set; only the `*-per-dataset` presets know any.
+        shots: pictures per class; some few-shot recipes train less on fewer.
 
     Raises:
         UserError: no such preset (the nearest is named).
@@ -90,13 +94,22 @@ def preset(name: str, protocol: str = "base-to-new") -> Preset:
     if not file.is_file():
         return Preset(name, name)
     values = tomllib.loads(file.read_text(encoding="utf-8"))
-    change = values.get("protocol", {}).get(protocol, {})
-    return Preset(
-        name,
-        values["method"],
-        {**values.get("settings", {}), **change.get("settings", {})},
-        {**values.get("train", {}), **change.get("train", {})},
-    )
+    base = preset(values["extends"], protocol, shots=shots) if "extends" in values else Preset("", "")
+    settings, train = dict(base.settings), dict(base.train)
+    for layer in _layers(values, protocol, dataset, shots):
+        settings.update(layer.get("settings", {}))
+        train.update(layer.get("train", {}))
+    return Preset(name, values["method"], settings, train)
+
+
+def _layers(values: Mapping[str, Any], protocol: str, dataset: str, shots: int) -> list[Mapping[str, Any]]:
+    """A preset file's tables that hold here, the later ones overriding the earlier ones."""
+    tables = values.get("protocol", {})
+    if protocol == "domains":  # trained on the source as for other data sets
+        protocol = protocol if protocol in tables else "cross-dataset"
+    change = tables.get(protocol, {})
+    special = change.get("shots", {}).get(str(shots), {}), change.get("dataset", {}).get(dataset, {})
+    return [values, change, *special]
 
 
 def build_method(
@@ -110,12 +123,15 @@ def build_method(
     seed: int = 1,
     fresh: bool = True,
     protocol: str = "base-to-new",
+    dataset: str = "",
+    shots: int = 0,
 ) -> Method:
     """A method on a backbone, ready to train.
 
     Args:
         name: preset name ("anprompt", "anprompt-snapshot", "zeroshot", ...).
         settings: values that replace the preset's.
+        protocol, dataset, shots: what the preset's settings may depend on, see `preset`.
         fresh: compute the method's fixed tensors (noise prompts); False when tensors are loaded next.
 
     Raises:
@@ -124,7 +140,7 @@ def build_method(
     if not classnames:
         raise UserError("The class list is empty; give at least one class name.")
     check_template(template)
-    recipe = preset(name, protocol)
+    recipe = preset(name, protocol, dataset=dataset, shots=shots)
     cls = method_class(recipe.method)
     config = cls.Config.from_dict({**recipe.settings, **(settings or {})})
     method = cls(backbone, classnames, config, template=template, descriptions=descriptions, seed=seed)

@@ -1,19 +1,46 @@
-"""Zero-shot CLIP: frozen features of one sentence per class (arXiv 2103.00020), nothing to train."""
+"""Zero-shot CLIP: frozen features of sentences about each class (arXiv 2103.00020), nothing to train.
+
+text    "a photo of a NAME."  |  mean over many templates  |  mean over a class's descriptions
+vision  [CLS, patches]         stock CLIP
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from anprompt.backbones.base import Backbone
+from anprompt.errors import UserError, choices
 from anprompt.methods.base import Head, Method, MethodConfig, TextState
-from anprompt.prompting import ClassBank, Vision
+from anprompt.prompting import ClassBank, Vision, ensemble_features
+from anprompt.templates import IMAGENET_TEMPLATES
+
+SENTENCES = ("template", "ensemble", "descriptions")
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig(MethodConfig):
-    """Zero-shot CLIP has no settings."""
+    """Settings of zero-shot CLIP.
+
+    Attributes:
+        sentences: "template" (one sentence), "ensemble" (mean of unit features over templates) or
+            "descriptions" (mean over the sentences of a class-description file).
+        templates: of the ensemble; empty for the 60 shipped ones.
+    """
+
+    sentences: str = "template"
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.sentences not in SENTENCES:
+            raise choices("sentences", self.sentences, SENTENCES)
+        for template in self.templates:
+            if not isinstance(template, str) or "{}" not in template:
+                raise UserError(f"Template {template!r} of the ensemble needs '{{}}' for the class name.")
 
 
 class ZeroShot(Method):
@@ -32,8 +59,30 @@ class ZeroShot(Method):
         )
         self.first_block = 1
 
+    def prepare(self, classnames: Sequence[str]) -> ClassBank:
+        bank = super().prepare(classnames)
+        if self.config.sentences == "template":
+            return bank
+        about = self.described if self.config.sentences == "descriptions" else self.in_templates
+        features = ensemble_features(self.backbone, [about(name) for name in classnames])
+        return dataclasses.replace(bank, frozen=features)
+
+    def in_templates(self, name: str) -> list[str]:
+        """A class name in every template of the ensemble."""
+        plain = name.replace("_", " ")
+        return [t.replace("{}", plain) for t in self.config.templates or IMAGENET_TEMPLATES]
+
+    def described(self, name: str) -> list[str]:
+        """The sentences of a class in the description file."""
+        known = self.descriptions.get(name) or self.descriptions.get(name.replace("_", " "))
+        if not known:
+            raise UserError(
+                f"No description for class {name!r}; give a JSON file {{class: [sentences]}} with --descriptions."
+            )
+        return list(known)
+
     def encode_classes(self, bank: ClassBank) -> TextState:
         return {"text": bank.frozen}
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen"):
+    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         return self.logit_scale * vision.frozen @ text["text"].T
