@@ -1,0 +1,101 @@
+"""`anprompt demo`: train on embedded data sets, compare with zero-shot CLIP, write a report to look at."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from anprompt.bench import words
+from anprompt.errors import choices
+from anprompt.files import write_text
+from anprompt.gallery import Gallery, choose
+from anprompt.live import LiveSweep
+from anprompt.protocols import Lab, RunSpec
+from anprompt.report import NEXT, write_report
+from anprompt.results import Record
+from anprompt.sweep import plan, run_all
+from anprompt.tables import Row as TableRow
+from anprompt.tables import base_new_rows, condition_rows, markdown, markdown_note, terminal
+
+METHODS = ("zeroshot", "anprompt")
+SETS = ("food", "animals", "transport")
+CONDITIONS = ("image:gaussian_noise:3", "image:motion_blur:3", "image:fog:3", "text:typo:2")
+QUICK = (("epochs", 2),)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `anprompt demo`."""
+    parser.add_argument("--sets", default=",".join(SETS), help="embedded data sets (default: %(default)s)")
+    parser.add_argument("--out", default="demo-report", help="folder to write (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--shots", type=int, default=16, help="pictures per class (default: %(default)s)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one data set, 4 shots, 2 epochs: a look in seconds"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, compare, write the report; what an earlier call finished is taken from its records."""
+    console = Console()
+    started = time.monotonic()
+    specs, out = specifications(args), Path(args.out)
+    console.print(
+        f"ANPrompt and zero-shot CLIP on {len({s.dataset for s in specs})} embedded data sets: "
+        f"{specs[0].shots} pictures of each base class to train on, none of the new classes."
+    )
+    lab = Lab()
+    with LiveSweep(specs, console) as live:
+        records = run_all(specs, out / "runs", lab=lab, observe=live)
+    rows, under_noise = base_new_rows(records), noise_table(records)
+    console.print(terminal(rows, "Accuracy in percent"))
+    console.print(terminal(under_noise, "The same under noise, on average"))
+    write_text(out / "table.md", markdown(rows, markdown_note(records)))
+    report = write_report(out / "report.html", records, galleries(records, specs, lab, args.seed))
+    console.print(f"\n{time.monotonic() - started:.0f} s. Look at the pictures and their answers:")
+    console.print(f"  {report.resolve()}", highlight=False, markup=False, soft_wrap=True)
+    console.print("Then with your own photos, one folder per class:")
+    console.print(f"  {NEXT}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def specifications(args: argparse.Namespace) -> list[RunSpec]:
+    """The demo's runs.
+
+    Raises:
+        UserError: an embedded data set that does not exist.
+    """
+    from anprompt.data.embedded import EMBEDDED_SETS
+
+    names = [name.removeprefix("embedded:") for name in words(args.sets, "sets")]
+    for name in names:
+        if name not in EMBEDDED_SETS:
+            raise choices("embedded data set", name, EMBEDDED_SETS)
+    if args.quick:
+        names = names[:1]
+    return plan(
+        [f"embedded:{name}" for name in names], METHODS, [args.seed],
+        shots=min(args.shots, 4) if args.quick else args.shots,
+        train=QUICK if args.quick else (), conditions=CONDITIONS,
+    )  # fmt: skip
+
+
+def noise_table(records: Sequence[Record]) -> list[TableRow]:
+    """Averages for clean and each condition, the condition in the place of the data set."""
+    return [
+        TableRow(row.condition, row.method, row.condition, row.base, row.new, row.h)
+        for row in condition_rows(records)
+    ]
+
+
+def galleries(records: Sequence[Record], specs: Sequence[RunSpec], lab: Lab, seed: int) -> list[Gallery]:
+    """A gallery per data set."""
+    found = []
+    for dataset in dict.fromkeys(spec.dataset for spec in specs):
+        own = [record for record in records if record["spec"]["dataset"] == dataset]
+        opened = lab.dataset(next(spec for spec in specs if spec.dataset == dataset))
+        found.append(choose(own, opened, seed=seed))
+    return found

@@ -1,0 +1,173 @@
+"""Run records: one JSON file a run, written whole when the run is finished.
+
+A run counts as done if its record is there, parses, and is of the same specification; a folder, a log
+line or half a file is no result.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anprompt.data.types import Dataset, Item
+from anprompt.errors import UserError
+from anprompt.evaluate import Metrics
+from anprompt.files import read_json, write_json
+
+Record = dict[str, Any]
+
+FORMAT = 1
+PACKAGES = ("anprompt", "torch", "transformers", "numpy", "pillow", "scikit-learn")
+
+
+# --- where a record lies --------------------------------------------------------------------------
+def spec_hash(spec: Mapping[str, Any]) -> str:
+    """sha256 of a specification, the same whatever order its keys came in."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def record_path(runs_dir: str | Path, spec: Mapping[str, Any]) -> Path:
+    """The file of a run: words for people, and the specification's hash to tell runs apart."""
+    words = [str(spec.get(key, "")) for key in ("protocol", "dataset", "method")]
+    words.append(f"s{spec.get('seed', '')}")
+    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-.")[-40:] for word in words)
+    return Path(runs_dir) / f"{name}_{spec_hash(spec)[:12]}.json"
+
+
+def finished(runs_dir: str | Path, spec: Mapping[str, Any]) -> Record | None:
+    """The record of a finished run of this very specification, or None."""
+    try:
+        record = read_json(record_path(runs_dir, spec))
+    except UserError:  # not there, or not whole: then the run is not done
+        return None
+    same = isinstance(record, dict) and record.get("format") == FORMAT
+    return record if same and record.get("spec") == dict(spec) else None
+
+
+def save_record(runs_dir: str | Path, record: Record) -> Path:
+    """Write a record at the place its specification gives, atomically."""
+    path = record_path(runs_dir, record["spec"])
+    write_json(path, record)
+    return path
+
+
+def read_records(runs_dir: str | Path) -> list[Record]:
+    """All records of a folder, in the order of their file names; other JSON files are passed over.
+
+    Raises:
+        UserError: the folder does not exist or holds no record.
+    """
+    folder = Path(runs_dir)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; 'anprompt bench ... --runs {folder}' makes it.")
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        content = read_json(path)
+        if isinstance(content, dict) and content.get("format") == FORMAT and "spec" in content:
+            records.append(content)
+    if not records:
+        raise UserError(f"{folder} holds no run record; 'anprompt bench ... --runs {folder}' makes some.")
+    return records
+
+
+# --- what a record says ---------------------------------------------------------------------------
+def data_hash(items: Iterable[Item]) -> str:
+    """sha256 over paths and labels; a common folder is cut off, so that moving the data changes nothing."""
+    listed = list(items)
+    paths = [item.path for item in listed]
+    if paths and all(os.path.isabs(path) for path in paths):
+        top = os.path.commonpath([os.path.dirname(path) for path in paths])
+        paths = [os.path.relpath(path, top) for path in paths]
+    lines = "\n".join(f"{path}\t{item.label}" for path, item in zip(paths, listed))
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def dataset_hash(dataset: Dataset) -> str:
+    """`data_hash` over all parts of a data set, with its class names."""
+    items = data_hash([*dataset.train, *dataset.val, *dataset.test])
+    return hashlib.sha256("\n".join([items, *dataset.classnames]).encode()).hexdigest()
+
+
+def metrics_entry(metrics: Metrics, domains: Iterable[str] = ()) -> dict[str, Any]:
+    """Accuracies in percent, with the predicted labels in the order of the items.
+
+    Args:
+        domains: one per picture; more than one kind gives accuracies per domain as well.
+    """
+    right = (metrics.predictions == metrics.labels).tolist()
+    by_domain: dict[str, list[bool]] = {}
+    for domain, hit in zip(domains, right):
+        by_domain.setdefault(domain, []).append(hit)
+    entry = {
+        "accuracy": 100 * metrics.accuracy,
+        "pictures": len(right),
+        "head": metrics.head,
+        "confidence": 100 * float(metrics.confidences.mean()),
+        "per_class": {name: round(100 * value, 4) for name, value in metrics.per_class.items()},
+        "predicted": " ".join(map(str, metrics.predictions.tolist())),
+    }
+    if len(by_domain) > 1:
+        entry["per_domain"] = {name: 100 * sum(hits) / len(hits) for name, hits in by_domain.items()}
+    return entry
+
+
+def predicted(entry: Mapping[str, Any]) -> list[int]:
+    """The predicted labels of a `metrics_entry`."""
+    return [int(word) for word in entry["predicted"].split()]
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that can change a number."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Processor, cores this process may use, torch threads, and the accelerator where one is used."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found: dict[str, Any] = {"cpu": cpu_model(), "cores": cores, "threads": torch.get_num_threads()}
+    if torch.device(device).type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:  # no Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB; it never goes down within a process."""
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

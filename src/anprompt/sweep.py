@@ -1,0 +1,80 @@
+"""Many runs, one after the other: what is finished is skipped, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from anprompt.errors import UserError
+from anprompt.methods import preset
+from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, RunSpec, silent
+from anprompt.results import Record, dataset_hash, finished, record_path, save_record, spec_hash
+
+log = logging.getLogger("anprompt")
+
+
+def plan(
+    datasets: Iterable[str], methods: Sequence[str], seeds: Sequence[int], **common: Any
+) -> list[RunSpec]:
+    """One run per data set, method and seed; a method with nothing to train is run with one seed only."""
+    if not methods or not seeds:
+        raise UserError("Give at least one method and one seed.")
+    specs = []
+    for dataset in datasets:
+        for method in methods:
+            untrained = preset(method).method == "zeroshot"
+            overrides = {"settings": (), "train": ()} if untrained else {}
+            for seed in seeds[:1] if untrained else seeds:
+                specs.append(
+                    RunSpec(**{**common, **overrides, "dataset": dataset, "method": method, "seed": seed})
+                )
+    return list(dict.fromkeys(specs))
+
+
+def up_to_date(record: Record, spec: RunSpec, lab: Lab) -> bool:
+    """Whether a record was made with the very weights and data that are there now."""
+    same_data = record["data"]["hash"] == dataset_hash(lab.dataset(spec))
+    return same_data and record["backbone"]["weight_hash"] == lab.backbone(spec).weight_hash
+
+
+def run_all(
+    specs: Sequence[RunSpec], runs_dir: str | Path, *, lab: Lab | None = None, observe: Observer = silent
+) -> list[Record]:
+    """Run what is not there yet, one after the other, and return all records in the order of the specs.
+
+    A finished record is taken as it is, if backbone and data are still the same. An interrupted run goes
+    on from its last finished epoch.
+    """
+    lab = lab or Lab()
+    records = []
+    for spec in specs:
+        record = finished(runs_dir, spec.identity())
+        if record and up_to_date(record, spec, lab):
+            observe(Event(spec, "skip", 1.0, record=record))
+        else:
+            if record:
+                log.info(
+                    "%s: backbone or data have changed, running again", record_path(runs_dir, spec.identity())
+                )
+            observe(Event(spec, "start"))
+            with state_folder(runs_dir, spec, lab) as state:
+                record = PROTOCOLS[spec.protocol](spec, lab, state=state, observe=observe)
+                save_record(runs_dir, record)
+            observe(Event(spec, "done", 1.0, record=record))
+        records.append(record)
+    return records
+
+
+@contextlib.contextmanager
+def state_folder(runs_dir: str | Path, spec: RunSpec, lab: Lab) -> Iterator[Path]:
+    """A folder for the resumable state of a run on these weights and data; it goes when the run is done."""
+    identity = [spec.identity(), lab.backbone(spec).weight_hash, dataset_hash(lab.dataset(spec))]
+    folder = Path(runs_dir) / "unfinished" / spec_hash({"run": identity})[:16]
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others may have unfinished runs there
+        folder.parent.rmdir()
