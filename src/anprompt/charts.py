@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 Series = Mapping[str, Sequence[float]]
+Groups = Sequence[tuple[str, Sequence[tuple[str, Sequence[float]]]]]
 
 
 def scale(values: Sequence[float], step: float = 10.0) -> tuple[float, float]:
@@ -16,9 +17,7 @@ def scale(values: Sequence[float], step: float = 10.0) -> tuple[float, float]:
     return low, max(high, low + step)
 
 
-def dumbbells(
-    groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[float]]]]], methods: Sequence[str]
-) -> str:
+def dumbbells(groups: Groups, methods: Sequence[str]) -> str:
     """Per group and line one dot a method on a common axis in percent, from the first to the last a bar.
 
     Args:
@@ -52,7 +51,7 @@ def _dumbbell(label: str, row: Sequence[float], methods: Sequence[str], at) -> s
         rise = "up" if row[-1] >= row[0] else "down"
         marks.append(f'<line class="bar {rise}" x1="{at(row[0])}" x2="{at(row[-1])}" y1="12" y2="12"/>')
     marks += [f'<circle class="m{index}" cx="{at(value)}" cy="12" r="6"/>' for index, value in enumerate(row)]
-    change = f"{row[-1] - row[0]:+.1f}" if len(row) > 1 else f"{row[0]:.1f}"
+    change = f"{row[-1] - row[0]:+.1f}".replace("-", "\N{MINUS SIGN}") if len(row) > 1 else f"{row[0]:.1f}"
     return (
         f'<div class="line"><span class="label">{escape(label)}</span>'
         f'<svg role="img" aria-label="{escape(label)}: {escape(told)}" width="100%" height="24">{"".join(marks)}</svg>'

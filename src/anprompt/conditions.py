@@ -7,7 +7,7 @@ picture or class and on nothing else, so every method and every training seed me
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -45,11 +45,14 @@ class Condition:
                 f"Condition {text!r} is not KIND:FAMILY:STRENGTH, like image:fog:3 or text:typo:2."
             )
         kind, family, strength = parts[0], parts[1], int(parts[2])
-        known = {"image": (IMAGE_NOISE, SEVERITIES), "text": (TEXT_NOISE, STRENGTHS)}
+        known: dict[str, tuple[Iterable[str], Sequence[int]]] = {
+            "image": (IMAGE_NOISE, SEVERITIES),
+            "text": (TEXT_NOISE, tuple(STRENGTHS)),
+        }
         if kind not in known:
             raise choices("kind of condition", kind, known)
         families, strengths = known[kind]
-        if family not in families:
+        if family not in set(families):
             raise choices(f"{kind} noise", family, families)
         if strength not in strengths:
             raise choices("strength", strength, strengths)

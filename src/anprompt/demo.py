@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from anprompt.bench import words
+from anprompt.commands.fit import check_out
+from anprompt.commands.parser import whole
+from anprompt.commands.terminal import console, say
+from anprompt.conditions import Condition
 from anprompt.errors import choices
 from anprompt.files import write_text
 from anprompt.gallery import Gallery, choose
@@ -18,8 +21,16 @@ from anprompt.protocols import Lab, RunSpec
 from anprompt.report import NEXT, write_report
 from anprompt.results import Record
 from anprompt.sweep import plan, run_all
-from anprompt.tables import Row as TableRow
-from anprompt.tables import base_new_rows, condition_rows, markdown, markdown_note, terminal
+from anprompt.tables import (
+    CLEAN,
+    MEAN_H,
+    Row,
+    base_new_rows,
+    condition_rows,
+    markdown,
+    markdown_note,
+    terminal,
+)
 
 METHODS = ("zeroshot", "anprompt")
 SETS = ("food", "animals", "transport")
@@ -31,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `anprompt demo`."""
     parser.add_argument("--sets", default=",".join(SETS), help="embedded data sets (default: %(default)s)")
     parser.add_argument("--out", default="demo-report", help="folder to write (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--shots", type=int, default=16, help="pictures per class (default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0), default=1, help="default: %(default)s")
+    parser.add_argument(
+        "--shots", type=whole(1), default=16, help="pictures per class (default: %(default)s)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="one data set, 4 shots, 2 epochs: a look in seconds"
     )
@@ -40,25 +53,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, compare, write the report; what an earlier call finished is taken from its records."""
-    console = Console()
     started = time.monotonic()
+    screen = console()
     specs, out = specifications(args), Path(args.out)
-    console.print(
-        f"ANPrompt and zero-shot CLIP on {len({s.dataset for s in specs})} embedded data sets: "
+    say(
+        f"ANPrompt and zero-shot CLIP on embedded data sets ({', '.join(dict.fromkeys(s.dataset[9:] for s in specs))}): "
         f"{specs[0].shots} pictures of each base class to train on, none of the new classes."
     )
+    check_out(out)
     lab = Lab()
-    with LiveSweep(specs, console) as live:
+    with LiveSweep(specs, screen) as live:
         records = run_all(specs, out / "runs", lab=lab, observe=live)
-    rows, under_noise = base_new_rows(records), noise_table(records)
-    console.print(terminal(rows, "Accuracy in percent"))
-    console.print(terminal(under_noise, "The same under noise, on average"))
+    rows = [row for row in base_new_rows(records) if row.dataset != MEAN_H]
+    screen.print(terminal(rows, "Accuracy in percent"))
+    screen.print(terminal(noise_rows(records), "Under noise, on average", "condition"))
     write_text(out / "table.md", markdown(rows, markdown_note(records)))
     report = write_report(out / "report.html", records, galleries(records, specs, lab, args.seed))
-    console.print(f"\n{time.monotonic() - started:.0f} s. Look at the pictures and their answers:")
-    console.print(f"  {report.resolve()}", highlight=False, markup=False, soft_wrap=True)
-    console.print("Then with your own photos, one folder per class:")
-    console.print(f"  {NEXT}", highlight=False, markup=False, soft_wrap=True)
+    say("")
+    say(f"{time.monotonic() - started:.0f} s. The report, with pictures and their answers:")
+    say(f"  {report.resolve()}", style="bold")
+    say("Then with your own photos, one folder per class:")
+    say(f"  {NEXT}", style="bold")
     return 0
 
 
@@ -79,16 +94,19 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
     return plan(
         [f"embedded:{name}" for name in names], METHODS, [args.seed],
         shots=min(args.shots, 4) if args.quick else args.shots,
-        train=QUICK if args.quick else (), conditions=CONDITIONS,
+        overrides={"anprompt": ((), QUICK if args.quick else ())}, conditions=CONDITIONS,
     )  # fmt: skip
 
 
-def noise_table(records: Sequence[Record]) -> list[TableRow]:
-    """Averages for clean and each condition, the condition in the place of the data set."""
-    return [
-        TableRow(row.condition, row.method, row.condition, row.base, row.new, row.h)
-        for row in condition_rows(records)
-    ]
+def noise_rows(records: Sequence[Record]) -> list[Row]:
+    """Averages under each condition, which stands in the place of the data set."""
+    rows = []
+    for row in condition_rows(records):
+        if row.condition != CLEAN:
+            condition = Condition.parse(row.condition)
+            title = condition.title + ("" if condition.seen_in_training else " (unseen)")
+            rows.append(dataclasses.replace(row, dataset=title))
+    return rows
 
 
 def galleries(records: Sequence[Record], specs: Sequence[RunSpec], lab: Lab, seed: int) -> list[Gallery]:

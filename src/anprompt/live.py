@@ -8,13 +8,13 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from anprompt.protocols import Event, RunSpec
 from anprompt.results import Record
+from anprompt.tables import shown_name
 
 SHOWN = 24
 
@@ -53,7 +53,7 @@ class LiveSweep:
         metrics = record["metrics"]
         how = "was there" if kind == "skip" else f"{self._seconds(spec):.0f} s"
         return (
-            f"{spec.dataset}  {spec.method}  seed {spec.seed}  base {metrics['base']['accuracy']:.1f}  "
+            f"{shown_name(spec.dataset)}  {spec.method}  seed {spec.seed}  base {metrics['base']['accuracy']:.1f}  "
             f"new {metrics['new']['accuracy']:.1f}  H {metrics['H']:.1f}  ({how})"
         )
 
@@ -74,9 +74,8 @@ class LiveSweep:
         for spec in specs[first : first + SHOWN]:
             event = self.last[spec]
             figures = _figures(event.record) if event and event.record else ("", "", "")
-            table.add_row(
-                escape(spec.dataset), escape(spec.method), str(spec.seed), self._state(event), *figures
-            )
+            names = (Text(shown_name(spec.dataset)), Text(spec.method), str(spec.seed))
+            table.add_row(*names, self._state(event), *figures)
         if len(specs) > SHOWN:
             table.caption = f"{len(specs)} runs in all"
         return table

@@ -19,11 +19,9 @@ from anprompt.conditions import Condition
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
-from anprompt.data.views import Views
 from anprompt.errors import UserError, choices
 from anprompt.evaluate import evaluate, harmonic_mean
-from anprompt.files import read_json
-from anprompt.methods import Classifier, Method, build_method, preset
+from anprompt.methods import Classifier, Method, build_method, method_class, preset
 from anprompt.results import (
     FORMAT,
     Record,
@@ -37,6 +35,7 @@ from anprompt.results import (
     versions,
 )
 from anprompt.train import TrainConfig, TrainLog, fit
+from anprompt.tuning import make_views, match_descriptions, read_descriptions, wants_descriptions
 
 Pairs = tuple[tuple[str, Any], ...]
 
@@ -130,16 +129,24 @@ class Lab:
             self._datasets[key] = open_dataset(spec.dataset, root=spec.root)
         return self._datasets[key]
 
-    def descriptions(self, spec: RunSpec) -> dict[str, list[str]]:
-        """Sentences per class: from the given file, or those an embedded data set brings."""
+    def descriptions(self, spec: RunSpec, classnames: Sequence[str]) -> dict[str, list[str]]:
+        """Sentences per class, from the given file or from the embedded data set; empty if none are read."""
+        recipe = preset(spec.method, spec.protocol)
+        config = method_class(recipe.method).Config.from_dict({**recipe.settings, **dict(spec.settings)})
+        if not wants_descriptions(config):
+            return {}
         kind, _, name = spec.dataset.partition(":")
         if spec.descriptions:
-            return read_json(Path(spec.descriptions))
-        if kind == "embedded":
+            known = read_descriptions(spec.descriptions)
+        elif kind == "embedded":
             from anprompt.data.embedded import embedded_descriptions
 
-            return embedded_descriptions(name)
-        return {}
+            known = embedded_descriptions(name)
+        else:
+            raise UserError(
+                f"{spec.method} reads class descriptions; give {{class: [sentences]}} with --descriptions."
+            )
+        return match_descriptions(known, tuple(classnames))
 
 
 # --- base to new ----------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ def base_to_new(spec: RunSpec, lab: Lab, *, state: Path | None = None, observe: 
     base, new = subset_classes(drawn, "base"), subset_classes(drawn, "new")
     method = build_method(
         spec.method, backbone, base.classnames, template=dataset.template, settings=dict(spec.settings),
-        descriptions=lab.descriptions(spec), seed=spec.seed, protocol=spec.protocol,
+        descriptions=lab.descriptions(spec, dataset.classnames), seed=spec.seed, protocol=spec.protocol,
     )  # fmt: skip
     config, train_log, skipped = train(spec, method, base, state, observe)
     started = time.perf_counter()
@@ -193,12 +200,12 @@ def train(
     recipe = preset(spec.method, spec.protocol)
     values = {**recipe.train, **dict(spec.train), "seed": spec.seed, "precision": spec.precision}
     config = cast(TrainConfig, TrainConfig.from_dict(values))
-    views = make_views(base.train, base.read, method.backbone, config=config, probe="train")
+    views = make_views(method.backbone, base, base.train, config=config)
 
     def on_step(epoch: int, step: int, steps: int, parts: Mapping[str, Any]) -> None:
         done = (epoch + (step + 1) / steps) / config.epochs
         # reading a loss off its tensor waits for the device, so only now and then
-        values = {k: float(v) for k, v in parts.items()} if step % 20 == 0 else {}
+        values = {k: float(v.detach()) for k, v in parts.items()} if step % 20 == 0 else {}
         observe(Event(spec, "step", done, f"epoch {epoch + 1}/{config.epochs}", values))
 
     def on_epoch(epoch: int, means: Mapping[str, float]) -> None:
@@ -210,33 +217,19 @@ def train(
     return config, train_log, list(views.skipped)
 
 
-def make_views(
-    items: Sequence[Any], read: Callable, backbone: Backbone, *, config: TrainConfig | None = None, probe: str
-) -> Views:
-    """Views for this backbone; the recipe's crops where there is one."""
-    extra: dict[str, Any] = {}
-    if config:
-        low, high = config.crop_scale
-        extra = {"crop_scale": (low, high), "flip": config.flip, "seed": config.seed}
-    return Views(
-        items, read, image_size=backbone.dims.image_size, mean=backbone.mean, std=backbone.std,
-        probe=probe, **extra,
-    )  # fmt: skip
-
-
 def measure(
     method: Method, half: Dataset, condition: Condition | None, spec: RunSpec, skipped: list[str]
 ) -> dict[str, Any]:
     """Test accuracy on one half; lines on skipped files are added to `skipped`."""
-    read = half.read
     if condition is None:
         classifier = Classifier(method, half.classnames)
     else:
-        read = condition.reader(read, method.backbone.dims.image_size)
+        read = condition.reader(half.read, method.backbone.dims.image_size)
+        half = dataclasses.replace(half, read=read)
         classifier = condition.classifier(method, half.classnames)
     if not half.test:
         raise UserError(f"{half.name} has no test pictures; give more pictures, or a test part.")
-    views = make_views(half.test, read, method.backbone, probe="eval")
+    views = make_views(method.backbone, half, half.test, probe="eval")
     skipped += views.skipped
     entry = metrics_entry(
         evaluate(classifier, views, precision=spec.precision), [item.domain for item in views.items]

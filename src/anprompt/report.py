@@ -6,6 +6,7 @@ Everything that came from a user or a file (class names, data set names, paths) 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ from anprompt.tables import (
     in_order,
     label,
     labels,
+    shown_name,
 )
 
 __all__ = ["gallery_png", "render", "write_report"]
@@ -80,48 +82,59 @@ def render(records: Sequence[Record], galleries: Sequence[Gallery] = ()) -> str:
 
 
 # --- sections -------------------------------------------------------------------------------------
+NICE = {"zeroshot": "zero-shot CLIP", "anprompt": "ANPrompt"}
+
+
+def nice(method: str) -> str:
+    """A method in running text."""
+    return NICE.get(method, method)
+
+
 def _header(records: Sequence[Record]) -> str:
     names, sets = labels(records), in_order(records, "dataset")
-    shots = ", ".join(in_order(records, "shots"))
-    what = f"{len(sets)} data sets" if len(sets) > 1 else f"the data set {sets[0]}"
-    tuned = [name for name in names if name != "zeroshot"]
-    lead = (
-        f"{', '.join(tuned) or 'Zero-shot CLIP'} learnt from {shots} pictures per class of the first half of the "
-        f"classes of {what}. The other half it never saw in training."
-        if tuned
-        else f"Zero-shot CLIP on {what}."
+    what = f"{len(sets)} data sets" if len(sets) > 1 else f"the data set {shown_name(sets[0])}"
+    tuned = [nice(label(record)) for record in records if record["log"]["steps"]]
+    lead = f"Zero-shot CLIP on {what}."
+    if tuned:
+        who = ", ".join(dict.fromkeys(tuned))
+        shots = ", ".join(in_order(records, "shots"))
+        lead = (
+            f"{who} learnt from {shots} pictures per class of the first half of the classes of {what}. "
+            "The other half is never seen in training."
+        )
+    title = (
+        " and ".join(nice(name) for name in reversed(names)) if len(names) <= 2 else f"{len(names)} methods"
     )
-    return f'<header><h1>{escape(_title(names))}</h1><p class="lead">{escape(lead)}</p>{_tiles(records)}</header>'
-
-
-def _title(names: Sequence[str]) -> str:
-    shown = [{"zeroshot": "zero-shot CLIP", "anprompt": "ANPrompt"}.get(name, name) for name in names]
-    return " and ".join(reversed(shown)) if len(shown) <= 2 else f"{len(shown)} methods side by side"
+    return f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{_tiles(records)}</header>'
 
 
 def _tiles(records: Sequence[Record]) -> str:
     """The last method's averages with their distance to the first's."""
-    tiles = []
-    for condition in [CLEAN, *conditions(records)]:
-        rows = _average(base_new_rows(records, condition))
-        if len(rows) < 2:
-            continue
-        first, last = rows[0], rows[-1]
-        if condition == CLEAN:
-            tiles += [
-                _tile(last.base.mean, first.base.mean, "base classes, trained on"),
-                _tile(last.new.mean, first.new.mean, "new classes, never trained on"),
-                _tile(last.h.mean, first.h.mean, "H, their harmonic mean"),
-            ]
-        else:
-            tiles.append(_tile(last.h.mean, first.h.mean, f"H under {_condition_title(condition)}"))
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+    rows = _average(base_new_rows(records))
+    if len(rows) < 2:
+        return ""
+    first, last = rows[0], rows[-1]
+    tiles = [
+        _tile(last.base.mean, first.base.mean, "base classes, trained on"),
+        _tile(last.new.mean, first.new.mean, "new classes, never trained on"),
+        _tile(last.h.mean, first.h.mean, "H, their harmonic mean"),
+    ]
+    noises = [c for c in conditions(records) if Condition.parse(c).kind == "image"]
+    noisy = [_average(base_new_rows(records, c)) for c in noises]
+    if noisy:
+        before, after = (statistics.fmean(rows[at].h.mean for rows in noisy) for at in (0, -1))
+        kinds = f", average of {len(noises)} kinds" if len(noises) > 1 else ""
+        tiles.append(_tile(after, before, f"H under noise{kinds}"))
+    about = (
+        f'<p class="note">{escape(nice(last.method))}, and its distance to {escape(nice(first.method))}:</p>'
+    )
+    return f'{about}<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _tile(value: float, before: float, text: str) -> str:
     return (
         f'<div class="tile"><b>{value:.1f} %</b><span>{escape(text)}</span>'
-        f"<span>{signed(value - before)} against {before:.1f} %</span></div>"
+        f"<span>{signed(value - before)} (from {before:.1f} %)</span></div>"
     )
 
 
@@ -138,53 +151,54 @@ def _average(rows: Sequence[Row]) -> list[Row]:
 def _result(records: Sequence[Record]) -> str:
     rows, names = base_new_rows(records), labels(records)
     groups = []
-    for dataset in in_order(records, "dataset"):
+    for dataset in map(shown_name, in_order(records, "dataset")):
         own = {row.method: row for row in rows if row.dataset == dataset}
-        if set(own) != set(names):  # a half-done sweep: what can't be compared stays in the table only
-            continue
-        lines = [
-            ("base", [own[name].base.mean for name in names]),
-            ("new", [own[name].new.mean for name in names]),
-        ]
-        groups.append((dataset, lines))
-    chart = charts.legend(names) + charts.dumbbells(groups, names) if groups else ""
+        if set(own) == set(names):  # of a half-done sweep, what can't be compared stays in the table only
+            lines = [(half, [getattr(own[name], half).mean for name in names]) for half in ("base", "new")]
+            groups.append((dataset, lines))
     spread = "± is the standard deviation over seeds. " if any(row.seeds > 1 for row in rows) else ""
     note = (
-        f'<p class="note">Accuracy in percent. {spread}H is the harmonic mean of base and new. The number at the '
-        "right of a line is the change from the first method to the last.</p>"
+        f'<p class="note">Accuracy in percent. {spread}H is the harmonic mean of base and new. In the chart, the '
+        "number at the right is the change from the first method to the last.</p>"
     )
-    return table(rows, names) + note + chart
+    return f'<div class="two"><div>{table(rows)}{note}</div>{_chart(groups, names)}</div>'
+
+
+def _chart(groups: charts.Groups, names: Sequence[str]) -> str:
+    if not groups:
+        return ""
+    return f"<div>{charts.legend(names)}{charts.dumbbells(groups, names)}</div>"
 
 
 def _noise(records: Sequence[Record]) -> str:
     if not conditions(records):
         return ""
     names = labels(records)
-    rows = condition_rows(records)
-    renamed = [Row(_condition_title(r.condition), r.method, r.condition, r.base, r.new, r.h) for r in rows]
+    rows = [
+        dataclasses.replace(row, dataset=_condition_title(row.condition)) for row in condition_rows(records)
+    ]
     groups = []
     for half in ("base", "new"):
         lines = []
-        for title in dict.fromkeys(row.dataset for row in renamed):
-            own = {row.method: row for row in renamed if row.dataset == title}
+        for title in dict.fromkeys(row.dataset for row in rows):
+            own = {row.method: row for row in rows if row.dataset == title}
             if set(own) == set(names):
                 lines.append((title, [getattr(own[name], half).mean for name in names]))
         groups.append((f"{half} classes", lines))
-    over = "on average over the data sets" if len(in_order(records, "dataset")) > 1 else ""
-    seen = [c for c in conditions(records) if Condition.parse(c).seen_in_training]
-    unseen = [c for c in conditions(records) if c not in seen]
-    told = f"<p>The same test pictures, disturbed, {over}.".replace(", .", ".")
+    return f'{_noise_text(records)}<div class="two"><div>{table(rows, "condition")}</div>{_chart(groups, names)}</div>'
+
+
+def _noise_text(records: Sequence[Record]) -> str:
+    over = ", on average over the data sets" if len(in_order(records, "dataset")) > 1 else ""
+    parsed = [Condition.parse(condition) for condition in conditions(records)]
+    unseen = "; ".join(c.title for c in parsed if not c.seen_in_training)
+    seen = "; ".join(c.title for c in parsed if c.seen_in_training)
+    told = f"The same test pictures, disturbed{over}."
     if unseen:
-        told += f" Not seen in training: {escape(', '.join(map(_condition_title, unseen)))}."
+        told += f" Unseen in training: {unseen}."
     if seen:
-        told += f" Seen in training (of the family that ANPrompt makes its noisy sentences with): {escape(', '.join(map(_condition_title, seen)))}."
-    return (
-        told
-        + "</p>"
-        + table(renamed, names, "condition")
-        + charts.legend(names)
-        + charts.dumbbells(groups, names)
-    )
+        told += f" Of a kind that ANPrompt makes its own noisy sentences with, so not unseen: {seen}."
+    return f"<p>{escape(told)}</p>"
 
 
 def _condition_title(condition: str) -> str:
@@ -224,7 +238,7 @@ def _showing(showing: Showing, truth: str) -> str:
 def _answer(answer: Answer) -> str:
     kind, mark = ("right", "✓") if answer.right else ("wrong", "✗")
     return (
-        f'<span class="answer {kind}"><small>{escape(answer.method)} is {kind}</small>'
+        f'<span class="answer {kind}"><small>{escape(nice(answer.method))}: {kind}</small>'
         f'<span aria-hidden="true">{mark} </span>{escape(answer.name)}</span>'
     )
 
@@ -250,7 +264,7 @@ def _training(records: Sequence[Record]) -> str:
     by_name: dict[str, Record] = {}
     several = len(labels(trained)) > 1
     for record in trained:
-        name = record["spec"]["dataset"] + (f", {label(record)}" if several else "")
+        name = shown_name(record["spec"]["dataset"]) + (f", {label(record)}" if several else "")
         by_name.setdefault(name, record)
     parts = list(dict.fromkeys(part for r in trained for epoch in r["log"]["epochs"] for part in epoch))
     panels = ""
@@ -319,7 +333,7 @@ def _next() -> str:
 
 
 # --- tables ---------------------------------------------------------------------------------------
-def table(rows: Sequence[Row], names: Sequence[str], first: str = "data") -> str:
+def table(rows: Sequence[Row], first: str = "data") -> str:
     """Rows grouped by data set, the best of each group in bold."""
     groups: dict[str, list[Row]] = {}
     for row in rows:

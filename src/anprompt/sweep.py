@@ -5,33 +5,47 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from anprompt.backbones import Backbone
 from anprompt.errors import UserError
 from anprompt.methods import preset
-from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, RunSpec, silent
+from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, Pairs, RunSpec, silent
 from anprompt.results import Record, dataset_hash, finished, record_path, save_record, spec_hash
+
+SMALL_WIDTH = 384
 
 log = logging.getLogger("anprompt")
 
 
+def is_untrained(method: str) -> bool:
+    """Whether a preset has nothing to train, so that seeds and settings change nothing."""
+    return preset(method).method == "zeroshot"
+
+
 def plan(
-    datasets: Iterable[str], methods: Sequence[str], seeds: Sequence[int], **common: Any
-) -> list[RunSpec]:
-    """One run per data set, method and seed; a method with nothing to train is run with one seed only."""
+    datasets: Iterable[str], methods: Sequence[str], seeds: Sequence[int], *,
+    overrides: Mapping[str, tuple[Pairs, Pairs]] | None = None, **common: Any,
+) -> list[RunSpec]:  # fmt: skip
+    """One run per data set, method and seed; a method with nothing to train is run with one seed only.
+
+    Args:
+        overrides: (settings, training settings) of a method that differ from its preset.
+        common: what all runs share, as `RunSpec` takes it.
+    """
     if not methods or not seeds:
         raise UserError("Give at least one method and one seed.")
     specs = []
     for dataset in datasets:
         for method in methods:
-            untrained = preset(method).method == "zeroshot"
-            overrides = {"settings": (), "train": ()} if untrained else {}
-            for seed in seeds[:1] if untrained else seeds:
-                specs.append(
-                    RunSpec(**{**common, **overrides, "dataset": dataset, "method": method, "seed": seed})
-                )
+            settings, train = (overrides or {}).get(method, ((), ()))
+            changed = {**common, "dataset": dataset, "method": method, "settings": settings, "train": train}
+            for seed in seeds[:1] if is_untrained(method) else seeds:
+                specs.append(RunSpec(**{**changed, "seed": seed}))
     return list(dict.fromkeys(specs))
 
 
@@ -61,12 +75,28 @@ def run_all(
                     "%s: backbone or data have changed, running again", record_path(runs_dir, spec.identity())
                 )
             observe(Event(spec, "start"))
-            with state_folder(runs_dir, spec, lab) as state:
+            with state_folder(runs_dir, spec, lab) as state, threads_for(lab.backbone(spec)):
                 record = PROTOCOLS[spec.protocol](spec, lab, state=state, observe=observe)
                 save_record(runs_dir, record)
             observe(Event(spec, "done", 1.0, record=record))
         records.append(record)
     return records
+
+
+@contextlib.contextmanager
+def threads_for(backbone: Backbone) -> Iterator[None]:
+    """One thread for a small model on the CPU, as many as torch likes for a large one.
+
+    Layers this narrow gain nothing from a second thread, and waiting for it on a busy machine makes a
+    step tens of times slower.
+    """
+    before = torch.get_num_threads()
+    if backbone.device.type == "cpu" and backbone.dims.vision_width < SMALL_WIDTH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

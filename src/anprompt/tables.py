@@ -14,8 +14,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from scipy import stats
 
 from anprompt.errors import UserError
@@ -94,6 +94,11 @@ def in_order(records: Iterable[Record], key: str) -> list[str]:
     return list(dict.fromkeys(str(record["spec"][key]) for record in records))
 
 
+def shown_name(dataset: str) -> str:
+    """A data set as a table names it."""
+    return dataset.removeprefix("embedded:")
+
+
 def label(record: Record) -> str:
     """The method as a table names it: its preset, and whatever was set differently."""
     spec = record["spec"]
@@ -139,7 +144,7 @@ def base_new_rows(records: Sequence[Record], condition: str = CLEAN) -> list[Row
         for method in methods:
             runs = found[dataset, method]
             if runs:
-                rows.append(_row(dataset, method, condition, runs, harmonic_mean))
+                rows.append(_row(shown_name(dataset), method, condition, runs, harmonic_mean))
     if len(datasets) > 1:
         for average in (_h_of_averages, _average_of_h):
             for method in methods:
@@ -214,16 +219,16 @@ def markdown(rows: Sequence[Row], note: str = "") -> str:
     return "\n".join(lines) + "\n" + (f"\n{note}\n" if note else "")
 
 
-def terminal(rows: Sequence[Row], title: str = "") -> Table:
+def terminal(rows: Sequence[Row], title: str = "", first_column: str = HEADER[0]) -> Table:
     """A table for rich, a rule between data sets."""
     table = Table(title=title or None, title_justify="left")
-    for index, name in enumerate(HEADER):
+    for index, name in enumerate((first_column, *HEADER[1:])):
         table.add_column(name, justify="left" if index < 2 else "right", overflow="fold")
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1].dataset != row.dataset
         if first and index:
             table.add_section()
-        values = [escape(cell) for cell in cells(row)]
+        values = [Text(cell) for cell in cells(row)]  # as it is: no markup, no emoji codes
         table.add_row(values[0] if first else "", *values[1:])
     return table
 
