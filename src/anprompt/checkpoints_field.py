@@ -10,7 +10,6 @@ with torch.save. Which method it was, and its sizes, are read off names and shap
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,19 +132,26 @@ def _inert(name: str) -> type:
     return type(short, (), {"__module__": module, "__setstate__": lambda self, state: None})
 
 
+def _plain_dict(*factory: Any) -> dict:
+    """Stands where a file has an optimiser's `defaultdict(dict)`."""
+    return {}
+
+
+_plain_dict.__module__, _plain_dict.__name__, _plain_dict.__qualname__ = "collections", *["defaultdict"] * 2
+
 # The official code saves its warm-up scheduler with the wrapped one and that one's optimiser inside.
 _SCHEDULERS = ("CosineAnnealingLR", "MultiStepLR", "StepLR")
+_OPTIMISERS = ("sgd.SGD", "adam.Adam", "adamw.AdamW")
 _INERT: list[Any] = [
-    _inert(name)
-    for name in (
-        *(f"torch.optim.lr_scheduler.{x}" for x in _SCHEDULERS),
-        "torch.optim.sgd.SGD", "torch.optim.adam.Adam", "torch.optim.adamw.AdamW",
-    )
-]  # fmt: skip
+    *(_inert(f"torch.optim.lr_scheduler.{name}") for name in _SCHEDULERS),
+    *(_inert(f"torch.optim.{name}") for name in _OPTIMISERS),
+    _plain_dict,
+    dict,  # the argument of that defaultdict
+]
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The fp32 tensors of a `model.pth.tar-N` file, under the names the whole model gives them.
+    """The tensors of a `model.pth.tar-N` file, under the names the whole model gives them.
 
     Raises:
         UserError: no such file, or one with anything in it but tensors and plain values.
@@ -156,7 +162,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged stream can end in any error of the unpickler
         raise UserError(
             f"Can't read {path}: it is damaged, or holds more than tensors and plain values ({type(error).__name__}); "
             "files that would run code are not opened."
@@ -164,7 +170,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} has no 'state_dict' of tensors; give a 'model.pth.tar-N' file.")
-    plain = {str(key).removeprefix("module."): value.float() for key, value in state.items()}
+    plain = {str(key).removeprefix("module."): value for key, value in state.items()}
     # CoOp and CoCoOp save the prompt learner alone, the others the whole model.
     return {_P + key: value for key, value in plain.items()} if "ctx" in plain else plain
 
@@ -190,15 +196,31 @@ def _sizes(method: str, values: Mapping[str, Tensor], backbone: Backbone) -> dic
         return {**sizes, "rank": rank, "projection_rank": wide}
     if method in ("maple", "promptsrc"):
         depth, count = values["text_prompts"].shape[:2]
-        words = {} if count <= _WORDS else {"context_init": ""}
+        words: dict[str, Any] = {} if count <= _WORDS else {"context_init": ""}
         if method == "maple":
             return {"n_context": count, "depth": depth, **words}
         return {"n_text": count, "n_vision": values["vision_prompts"].shape[1], "depth": depth, **words}
     # The words only name the start: with as many placeholders the sentence is the same.
-    count = {"n_context": values["context"].shape[-2], "context_init": ""}
+    context = {"n_context": values["context"].shape[-2], "context_init": ""}
     if method == "cocoop":
-        return {**count, "reduction": backbone.dims.embed // len(values["meta_net.0.bias"])}
-    return {**count, "class_specific": values["context"].dim() == 3}
+        return {**context, "reduction": backbone.dims.embed // len(values["meta_net.0.bias"])}
+    return {**context, "class_specific": values["context"].dim() == 3}
+
+
+def _fill(method: Method, values: Mapping[str, Tensor], names: NameMap, path: str | Path) -> None:
+    """Copy the values in; `UserError` naming the official tensor that does not fit or is broken."""
+    for ours, parameter in method.named_parameters():
+        value, theirs = values[ours], names[ours][0]
+        if parameter.shape != value.shape:
+            raise UserError(
+                f"{path}: {theirs!r} has the shape {list(value.shape)}, but {method.backbone.id} with "
+                f"{len(method.trained_classnames)} classes needs {list(parameter.shape)}; give the backbone and "
+                "classes it was trained with."
+            )
+        if not torch.isfinite(value).all():
+            raise UserError(f"{path}: {theirs!r} holds NaN or Inf; that training broke.")
+        with torch.no_grad():
+            parameter.copy_(value)
 
 
 def read_field_checkpoint(
@@ -225,7 +247,7 @@ def read_field_checkpoint(
     if missing or not all(names.values()):
         raise UserError(f"{path} lacks tensors of {name}, e.g. {missing[0] if missing else 'its blocks'!r}.")
     try:
-        values = {ours: stack(group, state) for ours, group in names.items()}
+        values = {ours: stack(group, state).float() for ours, group in names.items()}
         sizes = _sizes(name, values, backbone)
     except (RuntimeError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{path} holds tensors of {name} in shapes that do not go together.") from error
@@ -233,14 +255,5 @@ def read_field_checkpoint(
         name, backbone, classnames, template=template, settings={**sizes, **(settings or {})}, fresh=False
     )
     method.preset = name
-    parameters = dict(method.named_parameters())
-    for ours, parameter in parameters.items():
-        if parameter.shape != values[ours].shape:
-            raise UserError(
-                f"{path}: {names[ours][0]!r} has the shape {list(values[ours].shape)}, but {backbone.id} with "
-                f"{len(classnames)} classes needs {list(parameter.shape)}; give the backbone and classes it was trained with."
-            )
-    with torch.no_grad():
-        for ours, parameter in parameters.items():
-            parameter.copy_(values[ours])
+    _fill(method, values, names, path)
     return method.eval()
