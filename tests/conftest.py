@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may wait for a network
+# Before anything heavy is imported. No test may wait for a network; and on models this small a second
+# thread only waits, which on a busy machine makes every operation many times slower.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -61,3 +64,14 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             noise = rng.integers(-60, 60, (40, 48, 3)) + np.array(colour)
             Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / name / f"{index}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(tiny_backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained ANPrompt adapter for the classes of `photo_folder`; tests must not change it."""
+    from anprompt.checkpoint import save_adapter
+    from anprompt.methods import build_method
+
+    names = sorted(name.replace("_", " ") for name in COLOURS)
+    method = build_method("anprompt", tiny_backbone, names, settings={"token_width": 16, "draws": 2})
+    return save_adapter(tmp_path_factory.mktemp("adapters") / "adapter", method)
