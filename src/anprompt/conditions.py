@@ -68,7 +68,7 @@ class Condition:
         return (
             f"{words}, severity {self.strength}"
             if self.kind == "image"
-            else f"{words} x {self.strength} in names"
+            else f"{words} in names, strength {self.strength}"
         )
 
     @property

@@ -19,6 +19,7 @@ from anprompt.conditions import Condition
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
+from anprompt.data.views import Views
 from anprompt.errors import UserError, choices
 from anprompt.evaluate import evaluate, harmonic_mean
 from anprompt.methods import Classifier, Method, build_method, method_class, preset
@@ -36,6 +37,8 @@ from anprompt.results import (
 )
 from anprompt.train import TrainConfig, TrainLog, fit
 from anprompt.tuning import make_views, match_descriptions, read_descriptions, wants_descriptions
+
+KEPT_BYTES = 32 * 2**20
 
 Pairs = tuple[tuple[str, Any], ...]
 
@@ -113,6 +116,7 @@ class Lab:
         self.device = device
         self._backbones: dict[str, Backbone] = {}
         self._datasets: dict[tuple[str, str | None], Dataset] = {}
+        self._views: dict[tuple[Any, ...], Views] = {}
 
     def use(self, name: str, backbone: Backbone) -> None:
         """Give a loaded backbone for a specification's name."""
@@ -128,6 +132,23 @@ class Lab:
         if key not in self._datasets:
             self._datasets[key] = open_dataset(spec.dataset, root=spec.root)
         return self._datasets[key]
+
+    def test_views(
+        self, spec: RunSpec, backbone: Backbone, half: Dataset, which: str, condition: Condition | None
+    ) -> Views:
+        """Test pictures of a half, disturbed; small ones stay for the next method on the same data set."""
+        noise = condition if condition and condition.kind == "image" else None
+        key = backbone.weight_hash, spec.dataset, spec.root, which, noise
+        if key not in self._views:
+            if self._views and next(iter(self._views))[:3] != key[:3]:
+                self._views.clear()
+            if noise:
+                half = dataclasses.replace(half, read=noise.reader(half.read, backbone.dims.image_size))
+            views = make_views(backbone, half, half.test, probe="eval")
+            if len(views) * 3 * backbone.dims.image_size**2 > KEPT_BYTES:
+                return views
+            self._views[key] = views
+        return self._views[key]
 
     def descriptions(self, spec: RunSpec, classnames: Sequence[str]) -> dict[str, list[str]]:
         """Sentences per class, from the given file or from the embedded data set; empty if none are read."""
@@ -172,16 +193,15 @@ def base_to_new(spec: RunSpec, lab: Lab, *, state: Path | None = None, observe: 
     for number, condition in enumerate([None, *map(Condition.parse, spec.conditions)]):
         done = number / (1 + len(spec.conditions))
         observe(Event(spec, "evaluate", done, condition.title if condition else "clean"))
-        found = {
-            part: measure(method, half, condition, spec, skipped if condition is None else [])
-            for part, half in (("base", base), ("new", new))
-        }
-        found_h = {"H": harmonic_mean(found["base"]["accuracy"], found["new"]["accuracy"])}
+        found: dict[str, Any] = {}
+        for which, half in (("base", base), ("new", new)):
+            found[which], left_out = measure(method, half, which, condition, spec, lab)
+            skipped += left_out
+        found["H"] = harmonic_mean(found["base"]["accuracy"], found["new"]["accuracy"])
         if condition is None:
-            metrics.update(found, **found_h)
+            metrics.update(found)
         else:
-            seen = {"seen_in_training": condition.seen_in_training}
-            metrics["conditions"][str(condition)] = {**found, **found_h, **seen}
+            metrics["conditions"][str(condition)] = {**found, "seen_in_training": condition.seen_in_training}
     seconds = time.perf_counter() - started
     record = describe(spec, backbone, dataset, method, config, train_log, skipped)
     record["data"]["classes"] = {"base": len(base.classnames), "new": len(new.classnames)}
@@ -218,24 +238,17 @@ def train(
 
 
 def measure(
-    method: Method, half: Dataset, condition: Condition | None, spec: RunSpec, skipped: list[str]
-) -> dict[str, Any]:
-    """Test accuracy on one half; lines on skipped files are added to `skipped`."""
-    if condition is None:
-        classifier = Classifier(method, half.classnames)
-    else:
-        read = condition.reader(half.read, method.backbone.dims.image_size)
-        half = dataclasses.replace(half, read=read)
-        classifier = condition.classifier(method, half.classnames)
+    method: Method, half: Dataset, which: str, condition: Condition | None, spec: RunSpec, lab: Lab
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Test accuracy on one half ("base" or "new"), and one line per file that could not be used."""
     if not half.test:
         raise UserError(f"{half.name} has no test pictures; give more pictures, or a test part.")
-    views = make_views(method.backbone, half, half.test, probe="eval")
-    skipped += views.skipped
-    entry = metrics_entry(
-        evaluate(classifier, views, precision=spec.precision), [item.domain for item in views.items]
-    )
-    entry["items_hash"] = data_hash(views.items)
-    return entry
+    names = half.classnames
+    classifier = condition.classifier(method, names) if condition else Classifier(method, names)
+    views = lab.test_views(spec, method.backbone, half, which, condition)
+    metrics = evaluate(classifier, views, precision=spec.precision)
+    entry = metrics_entry(metrics, [item.domain for item in views.items])
+    return {**entry, "items_hash": data_hash(views.items)}, views.skipped
 
 
 def describe(

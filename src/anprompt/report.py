@@ -253,7 +253,7 @@ def data_uri(picture: Image.Image, side: int = 192) -> str:
 
 
 PARTS = {
-    "loss": "whole loss", "ce": "cross-entropy, z", "ce_rep": "cross-entropy, z_rep",
+    "lr": "learning rate", "loss": "whole loss", "ce": "cross-entropy, z", "ce_rep": "cross-entropy, z_rep",
     "sim_image": "distance of image features", "sim_text": "distance of text features", "wa": "WALoss",
 }  # fmt: skip
 
@@ -324,7 +324,7 @@ def _recipe(record: Record) -> str:
 
 
 def _hardware(found: Mapping[str, object]) -> str:
-    text = f"{found['cpu']}, {found['cores']} cores, {found['threads']} threads"
+    text = f"{found['cpu']}, {found['cores']} cores, {found['threads']} torch threads"
     return f"{found['gpu']}; {text}" if "gpu" in found else text
 
 
