@@ -76,7 +76,8 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(tiny_backbone: B
     before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
     views = FakeViews(tiny_backbone.dims.image_size)
     views.train_batch = lambda indices, epoch: FakeViews.train_batch(views, indices, 0)  # type: ignore[method-assign]
-    log = fit(build(tiny_backbone), views, TrainConfig(epochs=12, batch_size=7, lr=1e-2, warmup_epochs=0))
+    method = build_method("anprompt", tiny_backbone, NAMES, settings={**SMALL, "logit_scale": 30.0}, seed=1)
+    log = fit(method, views, TrainConfig(epochs=12, batch_size=7, lr=2e-2, warmup_epochs=0))
     assert log.epochs[-1]["ce"] < 0.7 * log.epochs[0]["ce"]
     assert equal(before, dict(tiny_backbone.state_dict()))
     assert log.steps == 12 and {"loss", "wa", "lr"} <= log.epochs[0].keys()
