@@ -28,7 +28,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    size = {"intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 4, "hidden_act": "quick_gelu"}
+    size = {
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 4,
+        "hidden_act": "quick_gelu",
+    }
     config = CLIPConfig(
         text_config={
             "vocab_size": len(words), "hidden_size": 32, "max_position_embeddings": 64,

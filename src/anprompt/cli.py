@@ -56,7 +56,7 @@ first steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code and raises nothing."""
+    """Run the command line; returns the exit code. Raises nothing, unless `--debug` asks for the traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     command = next((word for word in arguments if not word.startswith("-")), "")
@@ -108,7 +108,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise choices("command", name, COMMANDS)
     module = _module(name)
-    parser = Parser(prog=f"anprompt {name}", description=COMMANDS[name].help.capitalize() + ".")
+    line = COMMANDS[name].help
+    parser = Parser(prog=f"anprompt {name}", description=f"{line[:1].upper()}{line[1:]}.")
     module.add_arguments(parser)
     add_common(parser)
     args = parser.parse_args([*leading, *arguments])

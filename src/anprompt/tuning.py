@@ -113,7 +113,12 @@ def plan(
 
 
 def _train_config(values: Mapping[str, Any]) -> TrainConfig:
-    config = TrainConfig.from_dict(values)
+    try:
+        config = TrainConfig.from_dict(values)
+    except TypeError:  # words in a list of numbers
+        raise UserError(
+            f"Training: crop_scale must be two numbers, not {values.get('crop_scale')!r}."
+        ) from None
     assert isinstance(config, TrainConfig)
     for key in ("weight_decay", "momentum", "warmup_lr"):
         if not 0 <= getattr(config, key) < float("inf"):
@@ -127,14 +132,17 @@ def split_settings(method: str, values: Mapping[str, Any]) -> tuple[dict[str, An
     Raises:
         UserError: a key of neither; the nearest is named.
     """
-    config = method_class(preset(method).method).Config
-    of_method = {f.name for f in dataclasses.fields(config)}
-    of_train = {f.name for f in dataclasses.fields(TrainConfig)} - {"seed"}
-    for key in values:
-        if key not in of_method | of_train:
+    of_method = method_class(preset(method).method).Config().to_dict()
+    of_train = {key: value for key, value in TrainConfig().to_dict().items() if key != "seed"}
+    settings: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in of_method and key not in of_train:
             raise choices(f"setting of {method}", key, [*sorted(of_method), *sorted(of_train)])
-    settings = {key: value for key, value in values.items() if key in of_method}
-    return settings, {key: value for key, value in values.items() if key not in of_method}
+        table, default = (settings, of_method[key]) if key in of_method else (train, of_train[key])
+        # One word given for a list is a list of one.
+        table[key] = [value] if isinstance(default, list) and not isinstance(value, list) else value
+    return settings, train
 
 
 def run(

@@ -18,6 +18,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        _, colon, reason = message.removeprefix("argument ").partition(": ")
+        if colon and reason.startswith("Unknown "):  # names what was wrong, and what there is, itself
+            raise UserError(reason)
         raise UserError(f"{message[:1].upper()}{message[1:]} (see '{self.prog} --help')")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]

@@ -82,7 +82,7 @@ def console(*, stderr: bool = False) -> Console:
 
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
-        made.width = 120
+        made.width = 10_000  # a file or a pipe: one line per row, however long
     return made
 
 
