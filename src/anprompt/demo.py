@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from anprompt.commands.terminal import console, say
 from anprompt.conditions import Condition
 from anprompt.errors import choices
 from anprompt.files import write_text
-from anprompt.gallery import Gallery, choose
+from anprompt.gallery import Case, Gallery, choose, gallery_png
 from anprompt.live import LiveSweep
 from anprompt.protocols import Lab, RunSpec
 from anprompt.report import NEXT, write_report
@@ -36,6 +37,7 @@ METHODS = ("zeroshot", "anprompt")
 SETS = ("food", "animals", "transport")
 CONDITIONS = ("image:gaussian_noise:3", "image:motion_blur:3", "image:fog:3", "text:typo:2")
 QUICK = (("epochs", 2),)
+PICTURES = 6  # in the one picture beside the report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     screen.print(terminal(rows, "Accuracy in percent"))
     screen.print(terminal(noise_rows(records), "Under noise, on average", "condition"))
     write_text(out / "table.md", markdown(rows, markdown_note(records)))
-    report = write_report(out / "report.html", records, galleries(records, specs, lab, args.seed))
+    shown = galleries(records, specs, lab, args.seed)
+    report = write_report(out / "report.html", records, shown)
+    if any(gallery.cases for gallery in shown):
+        gallery_png(out / "pictures.png", in_turn(shown, PICTURES))
     say("")
     say(f"{time.monotonic() - started:.0f} s. The report, with pictures and their answers:")
     say(f"  {report.resolve()}", style="bold")
@@ -107,6 +112,12 @@ def noise_rows(records: Sequence[Record]) -> list[Row]:
             title = condition.title + ("" if condition.seen_in_training else " (unseen)")
             rows.append(dataclasses.replace(row, dataset=title))
     return rows
+
+
+def in_turn(shown: Sequence[Gallery], count: int) -> list[Case]:
+    """The first case of every gallery, then the second of every one, and so on."""
+    rounds = itertools.zip_longest(*(gallery.cases for gallery in shown))
+    return [case for cases in rounds for case in cases if case is not None][:count]
 
 
 def galleries(records: Sequence[Record], specs: Sequence[RunSpec], lab: Lab, seed: int) -> list[Gallery]:

@@ -14,7 +14,7 @@ from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset, Item
 from anprompt.files import atomic_write
 from anprompt.results import Record, data_hash, predicted
-from anprompt.tables import CLEAN, label
+from anprompt.tables import CLEAN, label, nice
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,10 @@ def _picture(dataset: Dataset, item: Item, condition: str, size: int) -> tuple[I
 
 # --- the README's picture -------------------------------------------------------------------------
 INK, SOFT, PAPER, RIGHT, WRONG = "#1d2330", "#5d6675", "#ffffff", "#127a3c", "#b3261e"
-SIDE, PAD, LINE = 150, 18, 24
+SIDE, PAD, LINE = 190, 18, 24
 
 
-def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 4, title: str = "") -> Path:
+def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 3, title: str = "") -> Path:
     """The cases as one picture: clean and disturbed side by side, true name above, answers below."""
     if not cases:
         raise ValueError("no cases to draw")
@@ -176,7 +176,7 @@ def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 4, ti
 
 
 def _draw_case(sheet: Image.Image, draw: ImageDraw.ImageDraw, case: Case, left: int, top: int) -> None:
-    big, small = ImageFont.load_default(18), ImageFont.load_default(14)
+    big, small, tiny = (ImageFont.load_default(size) for size in (18, 15, 13))
     halves = {"base": "trained on this class", "new": "class never trained on"}
     draw.text((left, top), _fitting(draw, case.truth, big, 2 * SIDE), INK, font=big)
     draw.text((left, top + LINE), f"{case.dataset}, {halves[case.half]}", SOFT, font=small)
@@ -195,13 +195,13 @@ def _draw_case(sheet: Image.Image, draw: ImageDraw.ImageDraw, case: Case, left: 
             )
         for answer in showing.answers:
             _mark(draw, x + 7, y + 9, answer.right)
-            who = f"{answer.method}: {answer.name}"
-            draw.text(
-                (x + 18, y),
-                _fitting(draw, who, small, SIDE - 18),
-                RIGHT if answer.right else WRONG,
-                font=small,
-            )
+            who = nice(answer.method).removeprefix(
+                "zero-shot "
+            )  # short: two names must fit a picture's width
+            draw.text((x + 18, y + 1), who, SOFT, font=tiny)
+            start = x + 24 + draw.textlength(who, font=tiny)
+            name = _fitting(draw, answer.name, small, x + SIDE - start)
+            draw.text((start, y), name, RIGHT if answer.right else WRONG, font=small)
             y += LINE - 4
 
 

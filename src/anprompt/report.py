@@ -32,6 +32,7 @@ from anprompt.tables import (
     in_order,
     label,
     labels,
+    nice,
     shown_name,
 )
 
@@ -82,14 +83,6 @@ def render(records: Sequence[Record], galleries: Sequence[Gallery] = ()) -> str:
 
 
 # --- sections -------------------------------------------------------------------------------------
-NICE = {"zeroshot": "zero-shot CLIP", "anprompt": "ANPrompt"}
-
-
-def nice(method: str) -> str:
-    """A method in running text."""
-    return NICE.get(method, method)
-
-
 def _header(records: Sequence[Record]) -> str:
     names, sets = labels(records), in_order(records, "dataset")
     what = f"{len(sets)} data sets" if len(sets) > 1 else f"the data set {shown_name(sets[0])}"

@@ -99,6 +99,14 @@ def shown_name(dataset: str) -> str:
     return dataset.removeprefix("embedded:")
 
 
+NICE = {"zeroshot": "zero-shot CLIP", "anprompt": "ANPrompt"}
+
+
+def nice(method: str) -> str:
+    """A method in running text."""
+    return NICE.get(method, method)
+
+
 def label(record: Record) -> str:
     """The method as a table names it: its preset, and whatever was set differently."""
     spec = record["spec"]
