@@ -254,6 +254,22 @@ def test_mmrlpp_with_full_new_tokens_differs_from_blended_ones(tiny_backbone: Ba
         build("mmrlpp", tiny_backbone, beta=1.5)
 
 
+def test_projections_start_as_in_the_official_code(tiny_backbone: Backbone) -> None:
+    """MMRL copies one linear layer for all blocks, MaPLe all but the first; their biases are not zero."""
+    mmrl, maple, pp = (
+        build("mmrl", tiny_backbone),
+        build("maple", tiny_backbone),
+        build("mmrlpp", tiny_backbone),
+    )
+    for linear in (mmrl.text_tokens, mmrl.vision_tokens):
+        assert all(torch.equal(linear.weight[0], w) for w in linear.weight)
+        assert all(torch.equal(linear.bias[0], b) for b in linear.bias) and linear.bias.abs().min() > 0
+    first, second, third = maple.to_vision.weight
+    assert torch.equal(second, third) and not torch.equal(first, second)
+    assert all(torch.equal(pp.text_tokens.bias[0], b) for b in pp.text_tokens.bias)
+    assert not pp.text_tokens.down.any() and pp.text_tokens.up.any()
+
+
 # --- presets ----------------------------------------------------------------------------------------
 PROTOCOLS = ["base-to-new", "few-shot", "cross-dataset", "domains"]
 

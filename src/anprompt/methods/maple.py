@@ -76,7 +76,7 @@ class MaPLe(Method):
         deeper = 0.02 * torch.randn(depth - 1, config.n_context, dims.text_width, generator=g)
         # One tensor for all blocks: lists of parameters get lost when a module is copied to devices.
         self.text_prompts = nn.Parameter(torch.cat([first[None].cpu(), deeper]))
-        self.to_vision = BlockLinear(dims.text_width, dims.vision_width, depth, g)
+        self.to_vision = BlockLinear(dims.text_width, dims.vision_width, depth, g, starts=2)
 
     def prepare(self, classnames: Sequence[str]) -> ContextBank:
         """Sentences "a photo of a NAME.", before the vectors are filled in."""

@@ -83,8 +83,8 @@ class MMRL(Method):
     def add_projections(self, blocks: int, g: torch.Generator) -> None:
         """Trained maps from R into both towers, and from the vision tower into the joint space."""
         dims, width = self.backbone.dims, self.config.token_width
-        self.text_tokens = BlockLinear(width, dims.text_width, blocks, g)
-        self.vision_tokens = BlockLinear(width, dims.vision_width, blocks, g)
+        self.text_tokens = BlockLinear(width, dims.text_width, blocks, g, starts=1)
+        self.vision_tokens = BlockLinear(width, dims.vision_width, blocks, g, starts=1)
         self.projection = nn.Parameter(self.backbone.image_projection.detach().float().clone())
 
     def token_projection(self) -> Tensor:

@@ -55,8 +55,8 @@ class MMRLpp(MMRL):
     def add_projections(self, blocks: int, g: torch.Generator) -> None:
         dims, c = self.backbone.dims, self.config
         self.beta = c.beta
-        self.text_tokens = SharedResidual(c.token_width, dims.text_width, blocks, c.rank, g)
-        self.vision_tokens = SharedResidual(c.token_width, dims.vision_width, blocks, c.rank, g)
+        self.text_tokens = SharedResidual(c.token_width, dims.text_width, blocks, c.rank, g, starts=1)
+        self.vision_tokens = SharedResidual(c.token_width, dims.vision_width, blocks, c.rank, g, starts=1)
         self.projection_down = nn.Parameter(linear_init(dims.vision_width, c.projection_rank, g))
         self.projection_up = nn.Parameter(torch.zeros(c.projection_rank, dims.embed))
 
