@@ -213,6 +213,8 @@ DATA: dict[str, tuple[Callable[[World], list], str]] = {
     "descriptions needed": (lambda w: w.fit("--method", "anprompt-snapshot"), "--descriptions"),
     "out is a file": (lambda w: w.fit("--out", w.file("taken", "x")), "in the way"),
     "out below a file": (lambda w: w.fit("--out", w.file("taken", "x") / "deep"), "in the way"),
+    "out with NUL": (lambda w: w.fit("--out", "a\0b"), "can't be a folder"),
+    "out with a name too long": (lambda w: w.fit("--out", w.tmp / ("x" * 300)), "can't be a folder"),
     "out holds other files": (lambda w: w.fit("--out", w.file("mine/letter.txt", "x").parent), "letter.txt"),
     "out holds another adapter": (lambda w: w.fit("--out", w.adapter()), "another run"),
 }  # fmt: skip
@@ -319,4 +321,5 @@ def test_cuda_where_there_is_none(world: World, capsys: pytest.CaptureFixture[st
 def test_nothing_is_left_behind(world: World) -> None:
     """A request that is refused before training leaves no adapter and no state."""
     assert main(world.fit("--data", world.tmp / "nowhere")) == 2
-    assert not list((world.tmp / "out").glob("**/*.safetensors"))
+    assert main(world.fit("--set", "first_block=99")) == 2
+    assert not (world.tmp / "out").exists() or not list((world.tmp / "out").glob("**/*.safetensors"))

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("anprompt.commands.fit", "train prompts on a data set and write an adapter"),
     "eval": Command("anprompt.commands.eval", "accuracy of an adapter, or of zero-shot CLIP, on a data set"),
     "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
+    "bench": Command("anprompt.bench", "methods side by side on data sets and seeds, one record a run"),
     "methods": Command("anprompt.commands.methods", "what can be trained"),
     "data": Command("anprompt.commands.data", "list data sets; check what of one is missing"),
 }

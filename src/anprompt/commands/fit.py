@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -123,27 +124,36 @@ def _plan(
 def check_out(out: Path) -> None:
     """Whether an adapter can be written there, asked before hours of training rather than after.
 
+    Nothing is made: a request that is refused later leaves no empty folder.
+
     Raises:
         UserError: a file is in the way, or the folder can't be written.
     """
-    import tempfile
-
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--out {str(out)!r}: a file is in the way; choose another folder.") from None
-    except (OSError, ValueError) as error:
+        there = next(folder for folder in (out, *out.absolute().parents) if _exists(folder))
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--out {str(out)!r} can't be written ({reason}); choose another folder.") from None
+        raise UserError(f"--out {str(out)!r} can't be a folder ({reason}); choose another one.") from None
+    if not there.is_dir():
+        raise UserError(f"--out {str(out)!r}: a file is in the way; choose another folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out {str(out)!r} can't be written; choose another folder.")
+
+
+def _exists(path: Path) -> bool:
+    """Like `Path.exists`, which hides impossible names in some Python versions."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _finished(out: Path, job: Job, *, overwrite: bool) -> bool:
     """Whether the folder holds this run's adapter; refuses folders that hold something else."""
     from anprompt.checkpoint import holds_adapter, read_config
 
-    others = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.exists() else []
     if overwrite or not others:
         return False
     if not holds_adapter(out):
@@ -171,7 +181,6 @@ def _keep_state(state: Path, job: Job, *, overwrite: bool) -> None:
                 "own command, choose a new --out folder, or add --overwrite."
             )
         shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(parents=True, exist_ok=True)
     if not same:
         write_json(note, {"run": job.key})
 

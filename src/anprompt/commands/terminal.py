@@ -131,7 +131,9 @@ def progress(label: str, *, enabled: bool = True) -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with Progress(*columns, console=screen, transient=True) as bar:
+    # Lines for stdout go above the bar on a terminal, but must stay on stdout where that is a file.
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=screen, transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(safe(label), total=None, text="")
 
         def update(done: int, total: int, text: str = "") -> None:
