@@ -191,6 +191,20 @@ def test_the_bank_depends_on_seed_and_class_alone(tiny_backbone: Backbone) -> No
     assert method.weak_bank().shape == (3, 4, tiny_backbone.dims.embed)
 
 
+def test_noise_that_makes_a_sentence_too_long_is_cut_but_a_long_name_is_refused(
+    tiny_backbone: Backbone,
+) -> None:
+    limit = tiny_backbone.dims.context_length
+    name = "a" * (limit - len("photo of a .") - 6)
+    method = build_method("anprompt", tiny_backbone, [name, "cat"], template="photo of a {}.", settings=SMALL)
+    noisy = [f"{name} and {'more ' * 30}"] * 3
+    method.noisy_sentences = lambda name: noisy  # type: ignore[method-assign, assignment]
+    method._weak = None  # type: ignore[assignment]
+    assert method.weak_bank().shape == (3, 2, tiny_backbone.dims.embed)  # type: ignore[operator]
+    with pytest.raises(UserError, match="reads at most"):
+        build_method("anprompt", tiny_backbone, ["b" * 2 * limit, "cat"], settings=SMALL)
+
+
 def test_snapshot_reads_descriptions_and_says_when_one_is_missing(tiny_backbone: Backbone) -> None:
     texts = {name: [f"a {name} seen from afar.", f"the {name}."] for name in NAMES}
     method = build_method(

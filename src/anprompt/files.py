@@ -22,9 +22,9 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         UserError: the folder can't be written or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)

@@ -155,9 +155,18 @@ def prompted_image(
 
 
 @torch.no_grad()
-def sentence_features(backbone: Backbone, sentences: Sequence[str], chunk: int = 256) -> Tensor:
-    """Unit frozen features of many sentences, [n, E]; chunked, so that banks of thousands fit."""
-    parts = [unit(backbone.encode_text(sentences[i : i + chunk])) for i in range(0, len(sentences), chunk)]
+def sentence_features(
+    backbone: Backbone, sentences: Sequence[str], chunk: int = 256, cut: bool = False
+) -> Tensor:
+    """Unit frozen features of many sentences, [n, E]; chunked, so that banks of thousands fit.
+
+    Args:
+        cut: shorten sentences that exceed the context length (noise makes them longer) instead of
+            refusing them.
+    """
+    parts = [
+        unit(backbone.encode_text(sentences[i : i + chunk], cut)) for i in range(0, len(sentences), chunk)
+    ]
     return torch.cat(parts)
 
 

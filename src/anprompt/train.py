@@ -65,6 +65,9 @@ class TrainConfig(MethodConfig):
         for key, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("seed", 0)):
             if getattr(self, key) < least:
                 raise UserError(f"Training: {key} must be at least {least}, not {getattr(self, key)}.")
+        for key in ("weight_decay", "momentum", "warmup_lr"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise UserError(f"Training: {key} must be a number from 0, not {getattr(self, key)}.")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"Training: lr must be a positive number, not {self.lr}.")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -83,6 +86,7 @@ class TrainViews(Protocol):
     """What the loop needs of a set of pictures (`anprompt.data.views.Views` is one)."""
 
     labels: Tensor
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
@@ -247,7 +251,7 @@ def run_key(method: Method, config: TrainConfig, views: TrainViews) -> str:
     labels = hashlib.sha256(views.labels.to("cpu", torch.int64).numpy().tobytes()).hexdigest()
     fields = [
         method.name, method.config.to_dict(), config.to_dict(), list(method.trained_classnames), method.template,
-        method.seed, method.backbone.weight_hash, labels, getattr(views, "fingerprint", ""),
+        method.seed, method.backbone.weight_hash, labels, views.fingerprint,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

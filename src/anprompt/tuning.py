@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from anprompt.backbones import Backbone
 from anprompt.data.splits import few_shot, subset_classes
@@ -94,7 +94,7 @@ def plan(
     """
     recipe = preset(method)
     method_config = method_class(recipe.method).Config.from_dict({**recipe.settings, **(settings or {})})
-    train_config = _train_config({**recipe.train, **(train or {}), "seed": seed})
+    train_config = cast(TrainConfig, TrainConfig.from_dict({**recipe.train, **(train or {}), "seed": seed}))
     drawn = few_shot(dataset, shots, seed)
     if shots is None:  # validation after every epoch stays small
         drawn = dataclasses.replace(drawn, val=few_shot(dataset, VAL_SHOTS, seed).val)
@@ -110,20 +110,6 @@ def plan(
         drawn, backbone, method, method_config, train_config, template if template is not None else dataset.template,
         known,
     )  # fmt: skip
-
-
-def _train_config(values: Mapping[str, Any]) -> TrainConfig:
-    try:
-        config = TrainConfig.from_dict(values)
-    except TypeError:  # words in a list of numbers
-        raise UserError(
-            f"Training: crop_scale must be two numbers, not {values.get('crop_scale')!r}."
-        ) from None
-    assert isinstance(config, TrainConfig)
-    for key in ("weight_decay", "momentum", "warmup_lr"):
-        if not 0 <= getattr(config, key) < float("inf"):
-            raise UserError(f"Training: {key} must be a number from 0, not {getattr(config, key)}.")
-    return config
 
 
 def split_settings(method: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -163,7 +149,7 @@ def run(
         settings=job.settings.to_dict(), seed=config.seed,
     )  # fmt: skip
     views = make_views(job.backbone, data, data.train, config=config)
-    views.fingerprint = job.key  # type: ignore[attr-defined]  # read by the training state
+    views.fingerprint = job.key
     validate = None
     skipped = list(views.skipped)
     if data.val:
@@ -249,9 +235,10 @@ def read_descriptions(path: str | Path) -> dict[str, list[str]]:
         raise UserError(f"{str(path)!r} must hold {{class: [sentences]}}, not {_kind(content)}.")
     for name, sentences in content.items():
         sound = isinstance(sentences, list) and sentences and all(isinstance(s, str) for s in sentences)
-        if not sound or not all(s.strip() and s.isprintable() for s in sentences):
+        # The field's files begin some sentences with a line break; blanks are no fault.
+        if not sound or not all(s.split() and " ".join(s.split()).isprintable() for s in sentences):
             raise UserError(f"{str(path)!r}: class {name!r} needs a list of sentences in plain words.")
-    return content
+    return {name: [" ".join(s.split()) for s in sentences] for name, sentences in content.items()}
 
 
 def _kind(value: Any) -> str:

@@ -106,8 +106,11 @@ class Backbone(nn.Module, ABC):
 
     # --- text -----------------------------------------------------------------------------------
     @abstractmethod
-    def tokenize(self, sentences: Sequence[str]) -> Tokens:
-        """Token ids of the sentences, cut to the longest one.
+    def tokenize(self, sentences: Sequence[str], cut: bool = False) -> Tokens:
+        """Token ids of the sentences, padded to the longest one.
+
+        Args:
+            cut: shorten a sentence that is too long instead of refusing it (its end token stays).
 
         Raises:
             UserError: a sentence has more tokens than the context length; the sentence is named.
@@ -173,9 +176,9 @@ class Backbone(nn.Module, ABC):
         """The modules of vision block `block` (from 1)."""
 
     # --- stock encoders -------------------------------------------------------------------------
-    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+    def encode_text(self, sentences: Sequence[str], cut: bool = False) -> Tensor:
         """Frozen text features of whole sentences, [n, E], not normalised."""
-        tokens = self.tokenize(sentences)
+        tokens = self.tokenize(sentences, cut)
         return self.read_text(self.run_text(self.embed_text(tokens.ids)), tokens.eot)
 
     def encode_image(self, pixels: Tensor) -> Tensor:

@@ -149,9 +149,11 @@ class HFClip(Backbone):
         self.freeze()
 
     # --- text -----------------------------------------------------------------------------------
-    def tokenize(self, sentences: Sequence[str]) -> Tokens:
+    def tokenize(self, sentences: Sequence[str], cut: bool = False) -> Tokens:
         ids = [self._tokenizer(s)["input_ids"] for s in sentences]
         limit = self.dims.context_length
+        if cut:
+            ids = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
         for sentence, row in zip(sentences, ids):
             if len(row) > limit:
                 raise UserError(

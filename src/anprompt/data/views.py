@@ -38,7 +38,11 @@ class Views:
         items: the usable items; indices below refer to these.
         labels: LongTensor [n].
         skipped: one line per item that could not be read.
+        fingerprint: says which pictures these are; whoever makes the views sets it, and a training state
+            of other pictures is refused by it.
     """
+
+    fingerprint: str = ""
 
     def __init__(
         self,

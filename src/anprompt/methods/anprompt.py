@@ -141,9 +141,8 @@ class ANPrompt(Method):
             clean = sentence_features(self.backbone, self.sentences(names))
             noisy = [self.noisy_sentences(name) for name in names]
             draws = len(noisy[0])
-            h = sentence_features(self.backbone, [s for row in noisy for s in row]).view(
-                len(names), draws, -1
-            )
+            h = sentence_features(self.backbone, [s for row in noisy for s in row], cut=True)
+            h = h.view(len(names), draws, -1)
             self._weak = weak_noise_features(clean, h.transpose(0, 1), self.config.noise_amount)
         return self._weak
 

@@ -50,7 +50,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
             f"Setting {key!r} must be {'true or false' if isinstance(default, bool) else 'no boolean'}."
         )
     if isinstance(default, tuple) and isinstance(value, (list, tuple)):
-        return tuple(value)
+        return tuple(_typed(key, entry, default[0] if default else "") for entry in value)
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
     if type(value) is not type(default):
