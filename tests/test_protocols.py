@@ -19,6 +19,7 @@ from anprompt.methods import build_method
 from anprompt.protocols import Event, Lab, RunSpec
 from anprompt.results import dataset_hash, finished, predicted, record_path
 from anprompt.sweep import plan, run_all
+from anprompt.workers import default_jobs, run_parallel
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
 RECIPE = (("epochs", 2), ("lr", 0.01))
@@ -253,3 +254,26 @@ def test_settings_go_to_the_methods_that_know_them() -> None:
 def test_bench_refuses_wrong_lists(arguments: tuple[str, str]) -> None:
     with pytest.raises(UserError):
         bench.specifications(parsed(*arguments))
+
+
+# --- side by side ---------------------------------------------------------------------------------
+def test_parallel_runs_give_the_same_records(
+    spec: RunSpec, lab: Lab, tiny_folder: Path, tmp_path: Path
+) -> None:
+    specs = [dataclasses.replace(spec, seed=seed, backbone=str(tiny_folder)) for seed in (1, 2)]
+    alone = run_all(specs, tmp_path / "alone", lab=lab)
+    events: list[Event] = []
+    together = run_parallel(specs, tmp_path / "together", jobs=2, observe=events.append)
+    assert [r["metrics"] for r in together] == [r["metrics"] for r in alone]
+    assert [event.kind for event in events].count("done") == 2
+
+
+def test_a_failed_parallel_run_is_one_plain_error(spec: RunSpec, tiny_folder: Path, tmp_path: Path) -> None:
+    specs = [dataclasses.replace(spec, dataset=f"no_such_{i}", backbone=str(tiny_folder)) for i in (1, 2)]
+    with pytest.raises(UserError, match="no_such_"):
+        run_parallel(specs, tmp_path, jobs=2)
+
+
+def test_only_the_small_model_is_run_side_by_side() -> None:
+    assert default_jobs("embedded") >= 1
+    assert default_jobs("openai/clip-vit-base-patch16") == default_jobs("embedded", "cuda") == 1

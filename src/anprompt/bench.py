@@ -13,12 +13,13 @@ from anprompt.commands.terminal import console, say
 from anprompt.errors import UserError
 from anprompt.files import write_text
 from anprompt.live import LiveSweep
-from anprompt.protocols import PROTOCOLS, Lab, Pairs, RunSpec
+from anprompt.protocols import PROTOCOLS, Pairs, RunSpec
 from anprompt.results import finished
-from anprompt.sweep import is_untrained, plan, run_all
+from anprompt.sweep import is_untrained, plan
 from anprompt.tables import as_csv, base_new_rows, markdown, markdown_note, terminal
 from anprompt.train import PRECISIONS
 from anprompt.tuning import split_settings
+from anprompt.workers import default_jobs, run_parallel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument(
         "--precision", default="fp32", type=one_of("precision", PRECISIONS), metavar="fp32|bf16|fp16"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=whole(1),
+        metavar="N",
+        help="runs at a time (default: one a core with the embedded model)",
     )
     parser.add_argument("--descriptions", default="", help="JSON file {class: [sentences]}")
     parser.add_argument(
@@ -65,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
             say(f"{state:7} {spec.dataset} {spec.method} seed {spec.seed}")
         return 0
     check_out(runs)
+    jobs = args.jobs or default_jobs(args.backbone, args.device)
     with LiveSweep(specs, console(), title=f"{args.protocol}, {args.shots or 'all'} shots") as live:
-        records = run_all(specs, runs, lab=Lab(args.device), observe=live)
+        records = run_parallel(specs, runs, jobs=jobs, device=args.device, observe=live)
     rows = base_new_rows(records)
     console().print(terminal(rows))
     write_text(runs / "table.md", markdown(rows, markdown_note(records)))

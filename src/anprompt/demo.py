@@ -21,7 +21,7 @@ from anprompt.live import LiveSweep
 from anprompt.protocols import Lab, RunSpec
 from anprompt.report import NEXT, write_report
 from anprompt.results import Record
-from anprompt.sweep import plan, run_all
+from anprompt.sweep import plan
 from anprompt.tables import (
     CLEAN,
     MEAN_H,
@@ -32,6 +32,7 @@ from anprompt.tables import (
     markdown_note,
     terminal,
 )
+from anprompt.workers import default_jobs, run_parallel
 
 METHODS = ("zeroshot", "anprompt")
 SETS = ("food", "animals", "transport")
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shots", type=whole(1), default=16, help="pictures per class (default: %(default)s)"
     )
+    parser.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: one a core)")
     parser.add_argument(
         "--quick", action="store_true", help="one data set, 4 shots, 2 epochs: a look in seconds"
     )
@@ -63,14 +65,14 @@ def run(args: argparse.Namespace) -> int:
         f"{specs[0].shots} pictures of each base class to train on, none of the new classes."
     )
     check_out(out)
-    lab = Lab()
+    jobs = args.jobs or default_jobs("embedded")
     with LiveSweep(specs, screen) as live:
-        records = run_all(specs, out / "runs", lab=lab, observe=live)
+        records = run_parallel(specs, out / "runs", jobs=jobs, observe=live)
     rows = [row for row in base_new_rows(records) if row.dataset != MEAN_H]
     screen.print(terminal(rows, "Accuracy in percent"))
     screen.print(terminal(noise_rows(records), "Under noise, on average", "condition"))
     write_text(out / "table.md", markdown(rows, markdown_note(records)))
-    shown = galleries(records, specs, lab, args.seed)
+    shown = galleries(records, specs, args.seed)
     report = write_report(out / "report.html", records, shown)
     if any(gallery.cases for gallery in shown):
         gallery_png(out / "pictures.png", in_turn(shown, PICTURES))
@@ -120,9 +122,9 @@ def in_turn(shown: Sequence[Gallery], count: int) -> list[Case]:
     return [case for cases in rounds for case in cases if case is not None][:count]
 
 
-def galleries(records: Sequence[Record], specs: Sequence[RunSpec], lab: Lab, seed: int) -> list[Gallery]:
+def galleries(records: Sequence[Record], specs: Sequence[RunSpec], seed: int) -> list[Gallery]:
     """A gallery per data set."""
-    found = []
+    lab, found = Lab(), []
     for dataset in dict.fromkeys(spec.dataset for spec in specs):
         own = [record for record in records if record["spec"]["dataset"] == dataset]
         opened = lab.dataset(next(spec for spec in specs if spec.dataset == dataset))

@@ -1,0 +1,92 @@
+"""Runs of a sweep side by side, each in a process with one thread: what many cores are good for with small models."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from anprompt.protocols import Event, Lab, Observer, RunSpec, silent
+from anprompt.results import Record, hardware
+from anprompt.sweep import run_all
+
+PAUSE = 0.2  # seconds between two looks at the events, and between two step events of a run
+MOST = 8
+
+
+def default_jobs(backbone: str, device: str = "cpu") -> int:
+    """As many runs at once as there are cores where the model is the small one; else one, with all cores."""
+    return min(MOST, hardware()["cores"]) if backbone == "embedded" and device == "cpu" else 1
+
+
+def run_parallel(
+    specs: Sequence[RunSpec],
+    runs_dir: str | Path,
+    *,
+    jobs: int,
+    device: str = "cpu",
+    observe: Observer = silent,
+) -> list[Record]:
+    """`run_all` with `jobs` runs at a time; the records are the same, in the order of the specs."""
+    jobs = min(jobs, len(specs))
+    if jobs <= 1:
+        return run_all(specs, runs_dir, lab=Lab(device), observe=observe)
+    context = multiprocessing.get_context("spawn")  # a forked torch can hang
+    events: Any = context.Queue()
+    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, os.getpid()))
+    try:
+        futures = [pool.submit(_work, spec, str(runs_dir)) for spec in specs]
+        _relay(events, futures, observe)
+        return [future.result() for future in futures]
+    except BaseException:  # Ctrl-C or a failed run: stop the others; their finished epochs are on disk
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _relay(events: Any, futures: Sequence[Future], observe: Observer) -> None:
+    """Hand events on until every run is done, or one has failed."""
+    while True:
+        over = all(future.done() for future in futures)
+        try:
+            while True:
+                observe(events.get(timeout=PAUSE))
+        except queue.Empty:
+            pass
+        for future in futures:
+            if future.done() and future.exception():
+                raise future.exception()  # type: ignore[misc]
+        if over:
+            return
+
+
+# --- in the worker process ------------------------------------------------------------------------
+_here: dict[str, Any] = {}
+
+
+def _start(events: Any, device: str, parent: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _here.update(events=events, lab=Lab(device), parent=parent, last=0.0)
+
+
+def _work(spec: RunSpec, runs_dir: str) -> Record:
+    return run_all([spec], runs_dir, lab=_here["lab"], observe=_tell)[0]
+
+
+def _tell(event: Event) -> None:
+    if os.getppid() != _here["parent"]:  # the sweep was killed; going on unseen would surprise
+        os._exit(1)
+    if event.kind == "step":
+        if time.monotonic() - _here["last"] < PAUSE:
+            return
+        _here["last"] = time.monotonic()
+    _here["events"].put(event)
