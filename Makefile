@@ -15,7 +15,6 @@ test: lint
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench-base-to-new: .venv/installed
