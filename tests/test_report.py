@@ -210,6 +210,14 @@ def test_gallery_png(tmp_path: Path, gallery: Gallery) -> None:
 
 
 # --- charts ---------------------------------------------------------------------------------------
+def test_no_change_is_not_minus_zero() -> None:
+    assert (charts.signed(-0.04), charts.signed(0.04), charts.signed(-2)) == (
+        "+0.0",
+        "+0.0",
+        "\N{MINUS SIGN}2.0",
+    )
+
+
 def test_dumbbell_places_values_on_the_axis() -> None:
     html = charts.dumbbells([("d", [("base", [52.0, 68.0]), ("new", [61.0, 59.0])])], ["a", "b"])
     places = [float(x) for x in re.findall(r'<circle class="m\d" cx="([\d.]+)%"', html)]

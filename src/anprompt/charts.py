@@ -51,12 +51,17 @@ def _dumbbell(label: str, row: Sequence[float], methods: Sequence[str], at) -> s
         rise = "up" if row[-1] >= row[0] else "down"
         marks.append(f'<line class="bar {rise}" x1="{at(row[0])}" x2="{at(row[-1])}" y1="12" y2="12"/>')
     marks += [f'<circle class="m{index}" cx="{at(value)}" cy="12" r="6"/>' for index, value in enumerate(row)]
-    change = f"{row[-1] - row[0]:+.1f}".replace("-", "\N{MINUS SIGN}") if len(row) > 1 else f"{row[0]:.1f}"
+    change = signed(row[-1] - row[0]) if len(row) > 1 else f"{row[0]:.1f}"
     return (
         f'<div class="line"><span class="label">{escape(label)}</span>'
         f'<svg role="img" aria-label="{escape(label)}: {escape(told)}" width="100%" height="24">{"".join(marks)}</svg>'
         f'<span class="change">{change}</span></div>'
     )
+
+
+def signed(value: float) -> str:
+    """A change with its sign, as it is typeset; nothing is ever minus zero."""
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -171,7 +171,7 @@ def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 3, ti
         left = PAD + number % columns * (width + PAD)
         _draw_case(sheet, draw, case, left, top + number // columns * (height + PAD))
     target = Path(path)
-    atomic_write(target, lambda temporary: sheet.quantize(192).save(temporary, "PNG", optimize=True))
+    atomic_write(target, lambda temporary: sheet.quantize(256).save(temporary, "PNG", optimize=True))
     return target
 
 

@@ -39,7 +39,6 @@ from anprompt.tables import (
 __all__ = ["gallery_png", "render", "write_report"]
 
 NEXT = "anprompt fit --data my_photos/ --shots 16 --out adapter/"
-MINUS = "\N{MINUS SIGN}"
 
 
 def write_report(path: str | Path, records: Sequence[Record], galleries: Sequence[Gallery] = ()) -> Path:
@@ -127,13 +126,8 @@ def _tiles(records: Sequence[Record]) -> str:
 def _tile(value: float, before: float, text: str) -> str:
     return (
         f'<div class="tile"><b>{value:.1f} %</b><span>{escape(text)}</span>'
-        f"<span>{signed(value - before)} (from {before:.1f} %)</span></div>"
+        f"<span>{charts.signed(value - before)} (from {before:.1f} %)</span></div>"
     )
-
-
-def signed(value: float) -> str:
-    """A change with its sign, as it is typeset."""
-    return f"{value:+.1f}".replace("-", MINUS)
 
 
 def _average(rows: Sequence[Row]) -> list[Row]:
