@@ -1,8 +1,9 @@
 """Choose ANPrompt's settings without looking at any test picture or new class.
 
-Inside the base classes of each embedded set, the first half plays "base" and the second half plays "new";
-training uses the 16 shots, scores come from the validation pictures. What wins here becomes the preset;
-test pictures and the sets' new classes stay unread.
+Inside the base classes of each embedded set, the first half plays "base" and the second half plays "new".
+Training uses the training pictures of one style, 16 a class; scores come from the training and validation
+pictures of the other style, so that a style nobody trained on is part of the question as it is in the
+test. What wins here becomes the preset; test pictures and the sets' new classes stay unread.
 
     python benchmarks/choose_settings.py --sets food,animals,transport,tools --out choices.json \
         "similarity_weight=0.5" "similarity_weight=2" "similarity_weight=8,noise_amount=0.5"
@@ -30,11 +31,17 @@ from anprompt.train import TrainConfig, fit
 
 
 def validation_halves(name: str, seed: int) -> tuple[Dataset, Dataset]:
-    """The two halves of a set's base classes, each with its shots as train and validation pictures as test."""
-    whole = embedded_dataset(name)
-    shots = few_shot(whole, 16, seed)
-    base = subset_classes(dataclasses.replace(whole, train=shots.train, test=whole.val), "base")
-    return subset_classes(base, "base"), subset_classes(base, "new")
+    """The two halves of a set's base classes: one style's shots to train on, the other style's pictures to judge.
+
+    Odd seeds train on the first style, even seeds on the second.
+    """
+    base = subset_classes(embedded_dataset(name), "base")
+    styles = sorted({item.domain for item in base.train})
+    own = styles[(seed + 1) % len(styles)]
+    judged = tuple(item for item in (*base.train, *base.val) if item.domain != own)
+    train = tuple(item for item in base.train if item.domain == own)
+    drawn = few_shot(dataclasses.replace(base, train=train, val=(), test=judged), 16, seed)
+    return subset_classes(drawn, "base"), subset_classes(drawn, "new")
 
 
 def views(dataset: Dataset, items: tuple, backbone: Backbone, config: TrainConfig) -> Views:

@@ -7,20 +7,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from anprompt.data.types import Item
-
-SHARED = Path(__file__).parents[1].parent / "shared"
-
-
-def shared(path: str) -> Path:
-    """A file of the reference material beside the repository; skips the test where that is absent."""
-    found = SHARED / path
-    if not found.exists():
-        pytest.skip(f"reference material is absent: {found}")
-    return found
 
 
 def noise(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:

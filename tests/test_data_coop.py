@@ -11,7 +11,8 @@ import pytest
 from anprompt.data.catalog import CATALOG
 from anprompt.data.sources import check_dataset, open_dataset
 from anprompt.errors import UserError
-from tests.pictures import save, shared
+from tests.pictures import save
+from tests.shared import shared
 
 SPLIT = {
     "train": [["AnnualCrop/0.jpg", 0, "AnnualCrop"], ["SeaLake/0.jpg", 1, "Sea_or Lake"]],

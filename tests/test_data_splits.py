@@ -14,7 +14,7 @@ from anprompt.data.splits import clean_classnames, complete_parts, divide, few_s
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from tests.golden_fewshot import draw_lines, fewshot_parity
-from tests.pictures import shared
+from tests.shared import shared
 
 COUNTS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 40), min_size=2)
 

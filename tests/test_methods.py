@@ -198,6 +198,8 @@ def test_prompts_are_the_weighted_mean_after_the_last_epoch(tiny_backbone: Backb
 class Pictures:
     """Eight random pictures of three classes, enough for the training loop."""
 
+    fingerprint = "pictures"
+
     def __init__(self, backbone: Backbone) -> None:
         self.pixels, self.labels = pixels(backbone, 8), torch.arange(8) % 3
 

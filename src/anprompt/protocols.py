@@ -186,6 +186,7 @@ def base_to_new(spec: RunSpec, lab: Lab, *, state: Path | None = None, observe: 
     method = build_method(
         spec.method, backbone, base.classnames, template=dataset.template, settings=dict(spec.settings),
         descriptions=lab.descriptions(spec, dataset.classnames), seed=spec.seed, protocol=spec.protocol,
+        dataset=dataset.name, shots=spec.shots or 0,
     )  # fmt: skip
     config, train_log, skipped = train(spec, method, base, state, observe)
     started = time.perf_counter()
@@ -217,7 +218,7 @@ def train(
     """Fit the method, unless it has nothing to train. Returns recipe, log and lines on skipped files."""
     if not method.trained_parameters():
         return None, TrainLog(), []
-    recipe = preset(spec.method, spec.protocol)
+    recipe = preset(spec.method, spec.protocol, dataset=base.name, shots=spec.shots or 0)
     values = {**recipe.train, **dict(spec.train), "seed": spec.seed, "precision": spec.precision}
     config = cast(TrainConfig, TrainConfig.from_dict(values))
     views = make_views(method.backbone, base, base.train, config=config)

@@ -9,15 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from anprompt.backbones import Backbone
 from anprompt.errors import UserError
 from anprompt.methods import preset
 from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, Pairs, RunSpec, silent
 from anprompt.results import Record, dataset_hash, finished, record_path, save_record, spec_hash
-
-SMALL_WIDTH = 384
+from anprompt.train import threads_for
 
 log = logging.getLogger("anprompt")
 
@@ -81,22 +77,6 @@ def run_all(
             observe(Event(spec, "done", 1.0, record=record))
         records.append(record)
     return records
-
-
-@contextlib.contextmanager
-def threads_for(backbone: Backbone) -> Iterator[None]:
-    """One thread for a small model on the CPU, as many as torch likes for a large one.
-
-    Layers this narrow gain nothing from a second thread, and waiting for it on a busy machine makes a
-    step tens of times slower.
-    """
-    before = torch.get_num_threads()
-    if backbone.device.type == "cpu" and backbone.dims.vision_width < SMALL_WIDTH:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

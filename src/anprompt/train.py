@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError, choices
 from anprompt.files import atomic_write, read_tensors, write_tensors
 from anprompt.methods.base import Method, MethodConfig
@@ -30,6 +31,7 @@ log = logging.getLogger("anprompt")
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZERS = ("adamw", "sgd")
+SMALL_WIDTH = 384  # vision width below which a second thread gains nothing
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,22 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """Autocast for "bf16"/"fp16", nothing for "fp32"."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def threads_for(backbone: Backbone) -> Iterator[None]:
+    """One thread for a small model on the CPU, as many as torch likes for a large one.
+
+    Layers this narrow gain nothing from a second thread, and waiting for it on a busy machine makes a
+    step tens of times slower.
+    """
+    before = torch.get_num_threads()
+    if backbone.device.type == "cpu" and backbone.dims.vision_width < SMALL_WIDTH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 StepHook = Callable[[int, int, int, Mapping[str, Tensor]], None]

@@ -21,7 +21,7 @@ from anprompt.errors import UserError, choices
 from anprompt.evaluate import Metrics, evaluate
 from anprompt.files import read_json
 from anprompt.methods import Classifier, Method, MethodConfig, build_method, method_class, preset
-from anprompt.train import EpochHook, StepHook, TrainConfig, TrainLog, fit
+from anprompt.train import EpochHook, StepHook, TrainConfig, TrainLog, fit, threads_for
 
 PARTS = ("train", "val", "test")
 VAL_SHOTS = 4
@@ -159,7 +159,8 @@ def run(
         def validate() -> float:
             return evaluate(Classifier(method), val_views, precision=config.precision).accuracy
 
-    log = fit(method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch)
+    with threads_for(job.backbone):
+        log = fit(method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch)
     return Tuned(method, log, tuple(skipped))
 
 
