@@ -146,7 +146,7 @@ def test_nan_names_the_part_and_keeps_the_last_epoch(tiny_backbone: Backbone, tm
     assert fit(resumed, views, CONFIG, state=tmp_path).resumed_from == 1
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_precisions_and_optimisers(
     tiny_backbone: Backbone, tmp_path: Path, precision: str, optimizer: str

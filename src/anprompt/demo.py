@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,8 +82,14 @@ def run(args: argparse.Namespace) -> int:
     say(f"{time.monotonic() - started:.0f} s. The report, with pictures and their answers:")
     say(f"  {report.resolve()}", style="bold")
     say("Then with your own photos, one folder per class:")
-    say(f"  {NEXT}", style="bold")
+    say(f"  {runnable(NEXT)}", style="bold")
     return 0
+
+
+def runnable(command: str) -> str:
+    """The command as this shell can run it: with the program's own path where it is not on PATH."""
+    program = command.split()[0]
+    return command if shutil.which(program) else command.replace(program, sys.argv[0], 1)
 
 
 def specifications(args: argparse.Namespace) -> list[RunSpec]:
