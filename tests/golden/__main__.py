@@ -16,7 +16,11 @@ def main() -> int:
         "--splits", type=Path, help="folder of split_zhou_*.json (default: ../reference/splits)"
     )
     args = parser.parse_args()
-    results = check_folder(args.folder)
+    try:
+        results = check_folder(args.folder)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        print(f"tests.golden: {error.args[0]}", file=sys.stderr)
+        return 2
     for result in results:
         print(result.line())
     failed = sum(not result.passed for result in results)

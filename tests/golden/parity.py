@@ -175,6 +175,8 @@ def check_folder(folder: Path) -> list[Result]:
         kind, golden = path.stem.rsplit("_seed", 1)[0], Golden.read(path)
         if kind == "clip":
             results.append(check_clip(backbone, golden))
-        elif kind in CASES:
+        elif kind not in CASES:
+            raise KeyError(f"{path.name}: no case for {kind!r}; known: clip, {', '.join(sorted(CASES))}.")
+        else:
             results += [check_method(backbone, golden, CASES[kind], engine) for engine in ENGINES]
     return results
