@@ -148,6 +148,8 @@ def test_modes_of_pillow_images() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert as_rgb(clear).getpixel((0, 0)) == (255, 255, 255)  # transparent parts lie over white, as in files
     assert as_rgb(Image.new("L", (4, 4), 7)).mode == "RGB"
+    deep = Image.fromarray(np.full((4, 4), 257 * 100, np.uint16))
+    assert as_rgb(deep).getpixel((0, 0)) == (100, 100, 100)  # 16 bits are scaled, not cut off, as in files
 
 
 def test_public_names() -> None:

@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,15 @@ from safetensors import SafetensorError, safe_open
 from anprompt import __version__
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.errors import UserError, choices
-from anprompt.files import atomic_write, read_json, read_tensors, write_json, write_tensors, write_text
+from anprompt.files import (
+    atomic_write,
+    package_versions,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from anprompt.methods import build_method, methods, preset_names
 from anprompt.methods.base import Method
 from anprompt.train import TrainConfig
@@ -123,7 +130,7 @@ def adapter_config(
         "trained_parameters": method.trained_parameters(),
         "train": train.to_dict() if train else None,
         "record": dict(record or {}),
-        "versions": {"anprompt": __version__, **_versions()},
+        "versions": {"anprompt": __version__, **package_versions(_LIBRARIES, "unknown")},
     }
     if method.descriptions:
         config["descriptions"] = {name: list(lines) for name, lines in method.descriptions.items()}
@@ -134,16 +141,6 @@ def _portable(backbone_id: str) -> str:
     """A relative folder means nothing elsewhere, so folders are recorded in full; other ids as they are."""
     is_folder = backbone_id != "embedded" and Path(backbone_id).is_dir()
     return str(Path(backbone_id).resolve()) if is_folder else backbone_id
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "unknown"
-    return found
 
 
 def card(config: Mapping[str, Any], name: str) -> str:

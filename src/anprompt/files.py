@@ -1,11 +1,12 @@
-"""Files that are either whole or not there, and tensors without pickle."""
+"""Files that are either whole or not there, tensors without pickle, and the versions both record."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"Can't read tensors from {path}: {str(error).splitlines()[0]}.") from error
+
+
+def package_versions(names: Iterable[str], missing: str) -> dict[str, str]:
+    """Installed versions by package name, `missing` for one that is not installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = missing
+    return found

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.checkpoint import load_adapter, save_adapter
-from anprompt.data.images import open_picture
+from anprompt.data.images import open_picture, to_rgb
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import clean_classnames, subset_classes
 from anprompt.data.types import Dataset, Item
@@ -46,10 +46,7 @@ def as_rgb(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         if picture.width < 1 or picture.height < 1:
             raise UserError("A picture has no pixels.")
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return picture.convert("RGB")
+        return to_rgb(picture)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
             raise UserError(

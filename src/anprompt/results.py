@@ -14,7 +14,6 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from anprompt.evaluate import Metrics
-from anprompt.files import read_json, write_json
+from anprompt.files import package_versions, read_json, write_json
 
 Record = dict[str, Any]
 
@@ -129,13 +128,7 @@ def predicted(entry: Mapping[str, Any]) -> list[int]:
 
 def versions() -> dict[str, str]:
     """Python and the packages that can change a number."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version(), **package_versions(PACKAGES, "not installed")}
 
 
 def hardware(device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -49,13 +49,12 @@ def _anprompt_names(golden: Golden) -> ParameterMap:
     }
 
 
-def _anprompt_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
-    assert isinstance(method, ANPrompt)
-    reference = golden.tensors
-    bank, vision = method.prepare(golden.classnames), method.see(reference["image"])
+def _representation_outputs(method: Method, golden: Golden) -> tuple[Outputs, dict[str, Tensor]]:
+    """What MMRL, MMRL++ and ANPrompt all give, and the loss parts."""
+    assert isinstance(method, (MMRL, ANPrompt))
+    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
     state = method.encode_classes(bank)
     image, prototype = method.image_features(vision)
-    parts = method.loss(vision, reference["label"], bank)
     outputs: Outputs = {
         "image_features": (image, FEATURES),
         "text_features": (state["text"], FEATURES),
@@ -64,9 +63,13 @@ def _anprompt_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
         "logits": (method.logits(vision, state, "unseen"), LOGITS),
         "logits_rep": (method.logit_scale * prototype @ state["text"].T, LOGITS),
         "logits_fusion": (method.logits(vision, state, "trained"), LOGITS),
-        "wa_loss": (parts["wa"], LOSS),
     }
-    return outputs, sum(parts.values())  # type: ignore[return-value]
+    return outputs, method.loss(vision, golden.tensors["label"], bank)
+
+
+def _anprompt_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
+    outputs, parts = _representation_outputs(method, golden)
+    return {**outputs, "wa_loss": (parts["wa"], LOSS)}, sum(parts.values())  # type: ignore[return-value]
 
 
 # --- the peers: names from the reader of official checkpoints, which is checked by this too ---------
@@ -94,20 +97,7 @@ def _promptsrc_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]
 
 
 def _mmrl_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
-    assert isinstance(method, MMRL)
-    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
-    state = method.encode_classes(bank)
-    image, tokens = method.image_features(vision)
-    outputs: Outputs = {
-        "image_features": (image, FEATURES),
-        "text_features": (state["text"], FEATURES),
-        "image_features_frozen": (vision.frozen, FEATURES),
-        "text_features_frozen": (bank.frozen, FEATURES),
-        "logits": (method.logits(vision, state, "unseen"), LOGITS),
-        "logits_rep": (method.logit_scale * tokens @ state["text"].T, LOGITS),
-        "logits_fusion": (method.logits(vision, state, "trained"), LOGITS),
-    }
-    parts = method.loss(vision, golden.tensors["label"], bank)
+    outputs, parts = _representation_outputs(method, golden)
     return outputs, sum(parts.values())  # type: ignore[return-value]
 
 

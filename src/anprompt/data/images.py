@@ -185,6 +185,18 @@ def _decoded(image: Image.Image) -> Image.Image:
     return image
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode as RGB, exactly as `open_picture` makes it of a file.
+
+    Raises:
+        UserError: a colour mode that can't be read.
+    """
+    try:
+        return _rgb(image)
+    except _Unusable as error:
+        raise UserError(f"A picture {error}.") from None
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     try:
         if image.mode == "F" or image.mode.startswith("I"):
