@@ -35,7 +35,8 @@ def test_a_quick_demo_from_end_to_end(
     assert demo.run(args) == 0
     told = capsys.readouterr().out
     assert "faces" in told and "fog, severity 3 (unseen)" in told and "food" not in told
-    assert str(out / "report.html") in told.splitlines()[-3] and demo.NEXT in told.splitlines()[-1]
+    lines = told.replace(str(out / "report.html"), "REPORT").splitlines()
+    assert "REPORT" in lines[-3] and lines[-1].endswith(demo.NEXT.removeprefix("anprompt"))
     html = (out / "report.html").read_text(encoding="utf-8")
     assert html.count("data:image/webp") == 16 and "How these were chosen" in html
     assert (out / "pictures.png").stat().st_size > 10_000
@@ -104,3 +105,19 @@ def test_on_a_terminal_it_is_drawn_in_place() -> None:
         shown = os.read(reader, 100_000).decode()
     os.close(reader)
     assert "51.2" in shown and "\x1b[?25l" in shown and "\x1b[?25h" in shown  # the cursor comes back
+
+
+def test_the_command_it_ends_with_runs_whether_or_not_the_program_is_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "bin"
+    place.mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(demo.sys, "executable", str(place / "python"))
+    assert demo.runnable("anprompt fit --shots 4") == f"{place / 'python'} -m anprompt fit --shots 4"
+    (place / "anprompt").touch(mode=0o755)
+    assert demo.runnable("anprompt fit --shots 4") == f"{place / 'anprompt'} fit --shots 4"
+    monkeypatch.chdir(tmp_path)
+    assert demo.runnable("anprompt fit --shots 4") == "bin/anprompt fit --shots 4"
+    monkeypatch.setenv("PATH", str(place))
+    assert demo.runnable("anprompt fit --shots 4") == "anprompt fit --shots 4"

@@ -88,8 +88,14 @@ def run(args: argparse.Namespace) -> int:
 
 def runnable(command: str) -> str:
     """The command as this shell can run it: with the program's own path where it is not on PATH."""
-    program = command.split()[0]
-    return command if shutil.which(program) else command.replace(program, sys.argv[0], 1)
+    program, rest = command.split(maxsplit=1)
+    if shutil.which(program):
+        return command
+    beside = Path(sys.executable).with_name(program)
+    if not beside.exists():
+        return f"{sys.executable} -m {program} {rest}"
+    here = Path.cwd()
+    return f"{beside.relative_to(here) if beside.is_relative_to(here) else beside} {rest}"
 
 
 def specifications(args: argparse.Namespace) -> list[RunSpec]:
