@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anprompt import results, tables
+from anprompt import machine, results, tables
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from anprompt.evaluate import Metrics
@@ -85,17 +85,17 @@ def test_metrics_entry_keeps_predictions_and_domains() -> None:
     )  # fmt: skip
     entry = results.metrics_entry(metrics, ["x", "y", "x", "y"])
     assert entry["accuracy"] == 75 and entry["confidence"] == pytest.approx(75)
-    assert results.predicted(entry) == [0, 0, 1, 0]
+    assert results.predicted(entry) == [0, 0, 1, 0] and len(results.labels(entry)) == 4
     assert entry["per_domain"] == {"x": 100, "y": 50}
     assert "per_domain" not in results.metrics_entry(metrics, ["", "", "", ""])
 
 
 def test_hardware_and_versions_are_told() -> None:
-    assert results.hardware()["cores"] >= 1 and results.hardware()["cpu"]
+    assert machine.hardware()["cores"] >= 1 and machine.hardware()["cpu"]
     assert (
         results.versions()["torch"] == torch.__version__.split("+")[0] or "+" in results.versions()["torch"]
     )
-    assert results.peak_memory_mb() > 10
+    assert machine.peak_memory_mb() > 10
 
 
 # --- tables ---------------------------------------------------------------------------------------

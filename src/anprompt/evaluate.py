@@ -82,6 +82,21 @@ def metrics(logits: Tensor, labels: Tensor, classifier: Classifier) -> Metrics:
     return Metrics(float(right.mean()), per_class, predictions, labels, confidences, classifier.head)
 
 
+def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error, 0..1: |accuracy - confidence| over equal bins of confidence, weighted by
+    the pictures in them (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+
+    Args:
+        confidences: probability of the predicted label, [n].
+        right: whether it was the true one, [n].
+    """
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    bin_of = torch.bucketize(confidences.double(), edges)  # a value on an edge falls below it, as in eq. 3
+    gaps = torch.zeros(bins, dtype=torch.float64)
+    gaps.index_add_(0, bin_of, right.double() - confidences.double())
+    return float(gaps.abs().sum() / max(len(confidences), 1))
+
+
 def harmonic_mean(base: float, new: float) -> float:
     """`2 base new / (base + new)`, 0 where both are 0: the field's H."""
     return 2 * base * new / (base + new) if base + new else 0.0

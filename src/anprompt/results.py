@@ -12,16 +12,13 @@ import json
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
-from anprompt.evaluate import Metrics
+from anprompt.evaluate import Metrics, calibration_error
 from anprompt.files import package_versions, read_json, write_json
 
 Record = dict[str, Any]
@@ -113,7 +110,9 @@ def metrics_entry(metrics: Metrics, domains: Iterable[str] = ()) -> dict[str, An
         "pictures": len(right),
         "head": metrics.head,
         "confidence": 100 * float(metrics.confidences.mean()),
+        "ece": 100 * calibration_error(metrics.confidences, metrics.predictions == metrics.labels),
         "per_class": {name: round(100 * value, 4) for name, value in metrics.per_class.items()},
+        "labels": " ".join(map(str, metrics.labels.tolist())),
         "predicted": " ".join(map(str, metrics.predictions.tolist())),
     }
     if len(by_domain) > 1:
@@ -126,39 +125,14 @@ def predicted(entry: Mapping[str, Any]) -> list[int]:
     return [int(word) for word in entry["predicted"].split()]
 
 
+def labels(entry: Mapping[str, Any]) -> list[int]:
+    """The true labels of a `metrics_entry`, in the order of `predicted`."""
+    return [int(word) for word in entry["labels"].split()]
+
+
 def versions() -> dict[str, str]:
     """Python and the packages that can change a number."""
     return {"python": platform.python_version(), **package_versions(PACKAGES, "not installed")}
-
-
-def hardware(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Processor, cores this process may use, torch threads, and the accelerator where one is used."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found: dict[str, Any] = {"cpu": cpu_model(), "cores": cores, "threads": torch.get_num_threads()}
-    if torch.device(device).type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:  # no Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB; it never goes down within a process."""
-    try:
-        import resource
-    except ImportError:  # pragma: no cover - Windows
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def now() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.errors import UserError
+from anprompt.machine import reset_peak_memory
 from anprompt.methods import preset
 from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, Pairs, RunSpec, silent
 from anprompt.results import Record, dataset_hash, finished, record_path, save_record, spec_hash
@@ -59,7 +60,7 @@ def run_all(
     A finished record is taken as it is, if backbone and data are still the same. An interrupted run goes
     on from its last finished epoch.
     """
-    lab = lab or Lab()
+    lab = lab or Lab(adapters=Path(runs_dir) / "adapters")
     records = []
     for spec in specs:
         record = finished(runs_dir, spec.identity())
@@ -71,6 +72,7 @@ def run_all(
                     "%s: backbone or data have changed, running again", record_path(runs_dir, spec.identity())
                 )
             observe(Event(spec, "start"))
+            reset_peak_memory()
             with state_folder(runs_dir, spec, lab) as state, threads_for(lab.backbone(spec)):
                 record = PROTOCOLS[spec.protocol](spec, lab, state=state, observe=observe)
                 save_record(runs_dir, record)

@@ -11,8 +11,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from anprompt.machine import hardware
 from anprompt.protocols import Event, Lab, Observer, RunSpec, silent
-from anprompt.results import Record, hardware
+from anprompt.results import Record
 from anprompt.sweep import run_all
 
 PAUSE = 0.2  # seconds between two looks at the events, and between two step events of a run
@@ -35,10 +36,10 @@ def run_parallel(
     """`run_all` with `jobs` runs at a time; the records are the same, in the order of the specs."""
     jobs = min(jobs, len(specs))
     if jobs <= 1:
-        return run_all(specs, runs_dir, lab=Lab(device), observe=observe)
+        return run_all(specs, runs_dir, lab=Lab(device, Path(runs_dir) / "adapters"), observe=observe)
     context = multiprocessing.get_context("spawn")  # a forked torch can hang
     events: Any = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, os.getpid()))
+    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid()))
     try:
         futures = [pool.submit(_work, spec, str(runs_dir)) for spec in specs]
         _relay(events, futures, observe)
@@ -71,11 +72,11 @@ def _relay(events: Any, futures: Sequence[Future], observe: Observer) -> None:
 _here: dict[str, Any] = {}
 
 
-def _start(events: Any, device: str, parent: int) -> None:
+def _start(events: Any, device: str, runs_dir: str, parent: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    _here.update(events=events, lab=Lab(device), parent=parent, last=0.0)
+    _here.update(events=events, lab=Lab(device, Path(runs_dir) / "adapters"), parent=parent, last=0.0)
 
 
 def _work(spec: RunSpec, runs_dir: str) -> Record:

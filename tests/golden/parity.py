@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
+from anprompt.backbones.linear import restore
 from anprompt.methods.base import Method
 from anprompt.prompting import ENGINES
 
@@ -169,7 +170,8 @@ def check_folder(folder: Path) -> list[Result]:
     files = sorted(folder.glob("*_seed*.safetensors"))
     if not files:
         raise FileNotFoundError(f"No *_seed*.safetensors in {folder}.")
-    backbone = load_backbone(str(folder / "tiny-clip"))
+    backbone, stock = (load_backbone(str(folder / "tiny-clip")) for _ in range(2))
+    restore(stock)  # the plain pass is plain to the last product
     results = []
     for path in files:
         kind, golden = path.stem.rsplit("_seed", 1)[0], Golden.read(path)
@@ -178,5 +180,8 @@ def check_folder(folder: Path) -> list[Result]:
         elif kind not in CASES:
             raise KeyError(f"{path.name}: no case for {kind!r}; known: clip, {', '.join(sorted(CASES))}.")
         else:
-            results += [check_method(backbone, golden, CASES[kind], engine) for engine in ENGINES]
+            results += [
+                check_method(stock if engine == "plain" else backbone, golden, CASES[kind], engine)
+                for engine in ENGINES
+            ]
     return results

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone, BlockParts, Dims, Hook, Tokens, identity_hook
+from anprompt.backbones.linear import quicken
 from anprompt.errors import UserError
 
 log = logging.getLogger("anprompt")
@@ -147,6 +148,8 @@ class HFClip(Backbone):
         )
         self.model = model.to(dtype)
         self.freeze()
+        for tower in (self.model.text_model, self.model.vision_model):
+            quicken(tower)
 
     # --- text -----------------------------------------------------------------------------------
     def tokenize(self, sentences: Sequence[str], cut: bool = False) -> Tokens:

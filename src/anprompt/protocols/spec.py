@@ -1,0 +1,84 @@
+"""What a run is, and what happens to one while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anprompt.conditions import Condition
+from anprompt.errors import choices
+from anprompt.methods import preset
+from anprompt.results import Record
+
+Pairs = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a run's numbers; two equal specifications are the same run.
+
+    Attributes:
+        dataset: as `open_dataset` takes it.
+        method: preset name.
+        shots: pictures per class; None for all there are.
+        settings, train: what replaces the preset's values, as (name, value) pairs.
+        conditions: disturbed test conditions measured besides the clean one.
+        descriptions: JSON file {class: [sentences]}; embedded sets bring their own.
+        root: where data sets lie. It says where, not what, and is no part of the identity.
+    """
+
+    dataset: str
+    method: str = "anprompt"
+    protocol: str = "base-to-new"
+    shots: int | None = 16
+    seed: int = 1
+    backbone: str = "embedded"
+    precision: str = "fp32"
+    settings: Pairs = ()
+    train: Pairs = ()
+    conditions: tuple[str, ...] = ()
+    descriptions: str = ""
+    root: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        from anprompt.protocols import PROTOCOLS  # the rooms of the protocols know this one
+
+        if self.protocol not in PROTOCOLS:
+            raise choices("protocol", self.protocol, PROTOCOLS)
+        preset(self.method, self.protocol)
+        for condition in self.conditions:
+            Condition.parse(condition)
+
+    def identity(self) -> dict[str, Any]:
+        """As plain JSON values; what the record's file name is a hash of."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "root"}
+        values["settings"], values["train"] = dict(self.settings), dict(self.train)
+        return json.loads(json.dumps(values))
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run of a sweep.
+
+    Attributes:
+        kind: "start", "step", "epoch", "evaluate", "done" or "skip" (its record was there).
+        progress: share of the run's work that is done, 0..1.
+        values: loss parts at steps and epochs.
+    """
+
+    spec: RunSpec
+    kind: str
+    progress: float = 0.0
+    text: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    record: Record | None = None
+
+
+Observer = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """An observer that does nothing."""
