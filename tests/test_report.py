@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anprompt import charts, report
+from anprompt import report
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from anprompt.gallery import Answer, Case, Gallery, Showing, choose, gallery_png
 from anprompt.protocols import Lab, RunSpec
+from anprompt.report import charts
 from anprompt.results import Record
 from anprompt.sweep import plan, run_all
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from anprompt import charts
+from anprompt.report import charts
 from anprompt.conditions import Condition
 from anprompt.errors import UserError
 from anprompt.files import write_text

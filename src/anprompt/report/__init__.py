@@ -1,0 +1,8 @@
+"""One self-contained HTML page from run records: no network, no script, pictures inside."""
+
+from __future__ import annotations
+
+from anprompt.gallery import gallery_png
+from anprompt.report.page import NEXT, data_uri, render, write_report
+
+__all__ = ["NEXT", "data_uri", "gallery_png", "render", "write_report"]
