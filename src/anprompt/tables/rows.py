@@ -1,4 +1,4 @@
-"""From run records to tables: pure functions, so that a table can always be made again.
+"""Base and new accuracy of records as rows: per data set, and both averages.
 
 All accuracies are in percent. H is the harmonic mean of base and new accuracy. Over several data sets
 there are two: of the average accuracies (what the field's papers print), and the average of each data
@@ -9,53 +9,20 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
-from scipy import stats
 
 from anprompt.errors import UserError
 from anprompt.evaluate import harmonic_mean
 from anprompt.results import Record
+from anprompt.stats import Spread
 
 CLEAN = "clean"
 MEAN, MEAN_H = "average (H of the averages)", "average (average of the H)"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean over seeds with its spread.
-
-    Attributes:
-        std: sample standard deviation; None for a single value.
-        half: half the width of the 95 % confidence interval of the mean (Student's t); None likewise.
-    """
-
-    mean: float
-    std: float | None
-    half: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """Of one value per seed."""
-        listed = list(values)
-        if not listed:
-            raise ValueError("no values to summarise")
-        mean = statistics.fmean(listed)
-        if len(listed) == 1:
-            return cls(mean, None, None, 1)
-        std = statistics.stdev(listed)
-        half = float(stats.t.ppf(0.975, len(listed) - 1)) * std / math.sqrt(len(listed))
-        return cls(mean, std, half, len(listed))
-
-    def text(self) -> str:
-        """`71.3 ± 0.8`: mean and standard deviation, one decimal."""
-        return f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""From run records to tables: pure functions, so that a table can always be made again."""
+
+from __future__ import annotations
+
+from anprompt.stats import Spread
+from anprompt.tables.rows import (
+    CLEAN,
+    HEADER,
+    MEAN,
+    MEAN_H,
+    NICE,
+    Row,
+    as_csv,
+    base_new,
+    base_new_rows,
+    cells,
+    condition_rows,
+    conditions,
+    in_order,
+    label,
+    labels,
+    markdown,
+    markdown_note,
+    matched,
+    nice,
+    select,
+    shown_name,
+    terminal,
+)
+
+__all__ = [
+    "CLEAN",
+    "HEADER",
+    "MEAN",
+    "MEAN_H",
+    "NICE",
+    "Row",
+    "Spread",
+    "as_csv",
+    "base_new",
+    "base_new_rows",
+    "cells",
+    "condition_rows",
+    "conditions",
+    "in_order",
+    "label",
+    "labels",
+    "markdown",
+    "markdown_note",
+    "matched",
+    "nice",
+    "select",
+    "shown_name",
+    "terminal",
+]
