@@ -1,45 +1,71 @@
-"""`anprompt data list` and `anprompt data check`."""
+"""`anprompt data list`, `anprompt data check` and `anprompt data prepare`."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anprompt.commands.parser import one_of
-from anprompt.commands.terminal import note_line, print_json, say, table
-from anprompt.errors import UserError
+from anprompt.commands.parser import one_of, whole
+from anprompt.commands.terminal import note_line, print_json, progress, say, table
+from anprompt.errors import UserError, choices
+
+if TYPE_CHECKING:
+    from anprompt.data.check import Check
+
+_ACTIONS = ("list", "check", "prepare")
+# Options that mean something to one action only.
+_PREPARE_ONLY = {"source": "--from", "split": "--split", "make_split": "--make-split", "copy": "--copy"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `data`."""
     parser.add_argument(
-        "action", type=one_of("action", ("list", "check")), metavar="list|check",
-        help="list: the data sets known by name; check: what of one is there and what is missing",
+        "action", type=one_of("action", _ACTIONS), metavar="list|check|prepare",
+        help="list: the data sets known by name; check: what of them is there and what is missing; "
+        "prepare: put a download where it belongs",
     )  # fmt: skip
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="data sets to check (default: all classic ones)"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets (check: default all classic ones)")
     parser.add_argument("--root", metavar="DIR", help="the folder that holds the classic data sets")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    group = parser.add_argument_group("prepare")
+    group.add_argument("--from", dest="source", metavar="PATH", help="the unpacked download, or a parquet file")
+    group.add_argument("--split", metavar="FILE", help="the field's split file (ImageNet: classnames.txt)")
+    group.add_argument(
+        "--make-split", type=whole(0), metavar="SEED", help="divide the pictures anew; not the field's split"
+    )
+    group.add_argument("--copy", action="store_true", help="copy the pictures instead of linking to them")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or check; a check that finds something missing exits with 1."""
-    return _list(args) if args.action == "list" else _check(args)
+    """List, check or prepare; a check that finds something asked for missing exits with 1."""
+    if args.action != "prepare":
+        for attribute, option in _PREPARE_ONLY.items():
+            if getattr(args, attribute) not in (None, False):
+                raise UserError(f"{option} belongs to 'data prepare', not to 'data {args.action}'.")
+    return {"list": _list, "check": _check, "prepare": _prepare}[args.action](args)
 
 
 def _list(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from anprompt.data.catalog import CATALOG
     from anprompt.data.embedded import EMBEDDED_SETS
 
     if args.names:
         raise UserError("'data list' takes no names; to look at one, use 'data check NAME --root DIR'.")
-    names = [f"embedded:{name}" for name in EMBEDDED_SETS] + [f"coop:{name}" for name in CATALOG]
     if args.json:
-        print_json(names)
+        rows = [{"name": f"embedded:{name}"} for name in EMBEDDED_SETS]
+        print_json(rows + [{**asdict(row), "name": f"coop:{row.name}"} for row in CATALOG.values()])
         return 0
-    rows = [(f"embedded:{name}", "comes with the package") for name in EMBEDDED_SETS]
-    rows += [(f"coop:{row.name}", row.source) for row in CATALOG.values()]
-    table(("name", "where its pictures are"), rows)
+    lines: list[tuple[object, ...]] = [
+        (f"embedded:{name}", "", "", "", "", "CC BY 4.0, MIT", "comes with the package") for name in EMBEDDED_SETS
+    ]
+    for row in CATALOG.values():
+        c = row.counts
+        lines.append((f"coop:{row.name}", c.classes, c.train, c.val, c.test, row.licence, row.source))
+    columns = ("name", "classes", "train", "val", "test", "licence", "where its pictures are")
+    table(columns, lines, right=(1, 2, 3, 4))
     say("Also any folder of class folders, and any CSV file with path,label[,split].")
     return 0
 
@@ -47,23 +73,69 @@ def _list(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from anprompt.data.catalog import CATALOG
     from anprompt.data.sources import check_dataset
-    from anprompt.errors import choices
 
     if args.root is None:
         raise UserError("'data check' needs --root DIR, the folder that holds the data sets.")
-    names = [name.removeprefix("coop:") for name in args.names] or list(CATALOG)
-    for name in names:
+    _require_folder(args.root)
+    asked = [name.removeprefix("coop:") for name in dict.fromkeys(args.names)]
+    for name in asked:
         if name not in CATALOG:
             raise choices("classic data set", name, CATALOG)
-    found = {name: check_dataset(name, args.root) for name in names}
-    broken = [name for name, lines in found.items() if any(not line.startswith("found") for line in lines)]
+    found = [check_dataset(name, args.root) for name in dict.fromkeys(asked or CATALOG)]
+    broken = [check.name for check in found if not check.complete]
     if args.json:
-        print_json({name: {"complete": name not in broken, "lines": lines} for name, lines in found.items()})
+        print_json({check.name: check.as_dict() for check in found})
+    elif asked:
+        for check in found:
+            _say_check(check)
     else:
-        for name, lines in found.items():
-            say(f"coop:{name}", style="bold")
-            for line in lines:
-                say(f"  {line}")
+        _overview(found)
     if broken:
-        note_line(f"{len(broken)} of {len(names)} data sets incomplete: {', '.join(broken)}")
-    return 1 if broken else 0
+        note_line(f"{len(broken)} of {len(found)} data sets incomplete: {', '.join(broken)}")
+    return 1 if asked and broken else 0
+
+
+def _say_check(check: Check) -> None:
+    say(f"coop:{check.name}", style="bold")
+    for finding in check.findings:
+        say(f"  {finding}")
+
+
+def _overview(found: list[Check]) -> None:
+    rows = []
+    for check in found:
+        counts = check.counts or {}
+        cells = [counts.get(key, "") for key in ("classes", "train", "val", "test")]
+        rows.append((f"coop:{check.name}", "yes" if check.complete else "no", *cells, check.next_step))
+    table(("name", "usable", "classes", "train", "val", "test", "next step"), rows, right=(2, 3, 4, 5))
+
+
+def _require_folder(root: str) -> None:
+    try:
+        there = Path(root).expanduser().is_dir()
+    except (OSError, ValueError):  # a name too long or with a NUL is no folder
+        there = False
+    if not there:
+        raise UserError(f"--root {root} is no folder; give the folder that holds the data sets.")
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from anprompt.data.prepare import prepare
+
+    if len(args.names) != 1:
+        raise UserError("'data prepare' takes one NAME, e.g. 'data prepare dtd --from dtd-r1.0.1/ --root data/'.")
+    for value, option in ((args.source, "--from PATH, the download"), (args.root, "--root DIR")):
+        if value is None:
+            raise UserError(f"'data prepare' needs {option}.")
+    with progress("placing pictures", enabled=not args.quiet and not args.json) as update:
+        done = prepare(
+            args.names[0].removeprefix("coop:"), args.source, args.root,
+            split=args.split, make_split=args.make_split, copy=args.copy, progress=update,
+        )  # fmt: skip
+    if args.json:
+        print_json({"lines": done.lines, **done.check.as_dict()})
+        return 0 if done.check.complete else 1
+    for line in done.lines:
+        say(line)
+    _say_check(done.check)
+    return 0 if done.check.complete else 1

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from anprompt.data.catalog import CATALOG
-from anprompt.data.coop import check_dataset, coop_dataset
+from anprompt.data.check import check_dataset
+from anprompt.data.coop import coop_dataset
 from anprompt.data.folder import folder_dataset
 from anprompt.data.images import shown
 from anprompt.data.table import table_dataset
