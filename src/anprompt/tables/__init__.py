@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from anprompt.stats import Spread
+from anprompt.tables.build import sheets
+from anprompt.tables.render import to_csv, to_latex, to_markdown, to_terminal, write_sheets
 from anprompt.tables.rows import (
     CLEAN,
     HEADER,
@@ -27,6 +29,7 @@ from anprompt.tables.rows import (
     shown_name,
     terminal,
 )
+from anprompt.tables.sheet import Cell, Column, Line, Sheet
 
 __all__ = [
     "CLEAN",
@@ -34,7 +37,11 @@ __all__ = [
     "MEAN",
     "MEAN_H",
     "NICE",
+    "Cell",
+    "Column",
+    "Line",
     "Row",
+    "Sheet",
     "Spread",
     "as_csv",
     "base_new",
@@ -50,6 +57,12 @@ __all__ = [
     "matched",
     "nice",
     "select",
+    "sheets",
     "shown_name",
     "terminal",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "to_terminal",
+    "write_sheets",
 ]

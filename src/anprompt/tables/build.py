@@ -1,0 +1,38 @@
+"""All sheets of a set of records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from anprompt.errors import UserError, choices
+from anprompt.results import Record
+from anprompt.tables.base_to_new import base_to_new_sheets
+from anprompt.tables.rows import labels
+from anprompt.tables.runs import REFERENCE, Batch, batches
+from anprompt.tables.sheet import Sheet
+
+BUILDERS: dict[str, Callable[[Batch, str], list[Sheet]]] = {
+    "base-to-new": base_to_new_sheets,
+}
+
+
+def sheets(records: Iterable[Record], reference: str = "") -> list[Sheet]:
+    """The tables of each protocol that the records are of; the order of the records changes nothing.
+
+    Args:
+        reference: method that the others are compared with, as tables name it; "" for anprompt where it is.
+
+    Raises:
+        UserError: no records, an unknown reference, or records that can't be told apart.
+    """
+    listed = list(records)
+    if not listed:
+        raise UserError("No run records to make a table of.")
+    if reference and reference not in labels(listed):
+        raise choices("reference method", reference, sorted(set(labels(listed))))
+    found: list[Sheet] = []
+    for batch in batches(listed):
+        if batch.protocol not in BUILDERS:
+            raise choices("protocol in a record", batch.protocol, BUILDERS)
+        found += BUILDERS[batch.protocol](batch, reference or REFERENCE)
+    return found
