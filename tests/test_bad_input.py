@@ -119,7 +119,7 @@ WORDS: dict[str, tuple[Callable[[World], list], str]] = {
     "option without value": (lambda w: w.fit("--seed"), "--seed"),
     "required option missing": (lambda w: ["fit"], "--data"),
     "argument too many": (lambda w: w.fit("surplus"), "'surplus'"),
-    "methods with argument": (lambda w: ["methods", "maple"], "'maple'"),
+    "method to show unknown": (lambda w: ["methods", "mapel"], "Did you mean 'maple'?"),
     "data action unknown": (lambda w: ["data", "chekc"], "Did you mean 'check'?"),
     "data check without root": (lambda w: ["data", "check", "dtd"], "--root"),
     "data check name unknown": (lambda w: ["data", "check", "oxford_pet", "--root", "."], "'oxford_pets'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anprompt.backbones import Backbone
+from anprompt.cli import main
 from anprompt.errors import UserError
 from anprompt.methods import Classifier, Method, build_method, method_class, preset, preset_names
 from anprompt.methods.cocoop import CoCoOp
@@ -322,3 +324,37 @@ def test_every_value_of_a_peer_preset_names_its_source() -> None:
         for line in (folder / f"{name}.toml").read_text().splitlines():
             if " = " in line and not line.startswith(("#", "method", "extends")):
                 assert "#" in line or "epochs = 100" in line, f"{name}: {line!r} has no source"
+
+
+# --- the command that lists them --------------------------------------------------------------------
+def test_the_list_counts_on_the_chosen_backbone(
+    tiny_backbone: Backbone, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["methods", "--backbone", str(tiny_folder), "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert sorted(rows) == preset_names()
+    dims = tiny_backbone.dims
+    words = len(context_words(tiny_backbone, "a photo of a", 0))
+    assert rows["coop"]["trained_parameters"] == words * dims.text_width
+    assert rows["zeroshot"]["trained_parameters"] == 0 and rows["zeroshot"]["train"] == {}
+    for name, row in rows.items():
+        built = build_method(name, tiny_backbone, NAMES, fresh=False)
+        assert row["trained_parameters"] == built.trained_parameters(), name
+        assert row["settings"] == built.config.to_dict() and row["paper"] == built.paper
+    assert rows["coop"]["train"]["epochs"] == 50 and rows["coop"]["train"]["batch_size"] == 32
+
+
+def test_one_preset_is_shown_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "maple"]) == 0
+    out = capsys.readouterr().out
+    assert "[code] PROMPT_DEPTH 9 of 12" in out and "[protocol.cross-dataset.train]" in out
+    assert "arXiv 2210.03117" in out and "lr=0.0035" in out
+    assert main(["methods", "mapel"]) == 2
+    assert "Did you mean 'maple'?" in capsys.readouterr().err
+
+
+def test_the_list_names_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert "sgd lr 0.0035, 5 epochs, batch 4" in out and "nothing to train" in out
+    assert "depth=0" in out and "embedded" in out

@@ -240,7 +240,24 @@ def read_field_checkpoint(
     Raises:
         UserError: not such a file, or trained on a backbone of other sizes.
     """
-    state = read_state(path)
+    return from_state(read_state(path), backbone, classnames, template=template, settings=settings, path=path)
+
+
+def official_methods() -> list[str]:
+    """Methods whose official files can be read."""
+    return list(_NAMES)
+
+
+def from_state(
+    state: Mapping[str, Tensor],
+    backbone: Backbone,
+    classnames: Sequence[str],
+    *,
+    template: str = "a photo of a {}.",
+    settings: Mapping[str, Any] | None = None,
+    path: str | Path = "The file",
+) -> Method:
+    """`read_field_checkpoint` for tensors that `read_state` has read; `path` is for messages."""
     name = method_of(state, path)
     names = official_names(name, state)
     missing = [official for group in names.values() for official in group if official not in state]

@@ -34,7 +34,8 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
     "bench": Command("anprompt.bench", "methods side by side on data sets and seeds, one record a run"),
     "methods": Command("anprompt.commands.methods", "what can be trained"),
-    "data": Command("anprompt.commands.data", "list data sets; check what of one is missing"),
+    "convert": Command("anprompt.commands.convert", "an official 'model.pth.tar-N' file to an adapter"),
+    "data": Command("anprompt.commands.data", "list data sets; check what is missing; prepare downloads"),
 }
 
 _USAGE = """usage: anprompt COMMAND [OPTION ...]
