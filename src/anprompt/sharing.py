@@ -44,7 +44,13 @@ def _rest_of_block(parts: BlockParts, x: Tensor, attended: Tensor) -> Tensor:
     return x + parts.mlp(parts.norm2(x))
 
 
-def _shared_block(parts: BlockParts, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+def _causal(prefix: Tensor, suffix: Tensor) -> Tensor:
+    """What each suffix position may attend to, [S, M + S]: the whole prefix, and the suffix up to itself."""
+    m, s = prefix.shape[1], suffix.shape[1]
+    return torch.ones(s, m + s, dtype=torch.bool, device=suffix.device).tril(diagonal=m)
+
+
+def _shared_block(parts: BlockParts, prefix: Tensor, suffix: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """One causal block over [1, M, D] and [C, S, D]; the linear layers see all rows in one product."""
     heads, (m, d) = Heads(parts.heads), prefix.shape[1:]
     c, s = suffix.shape[:2]
@@ -57,7 +63,6 @@ def _shared_block(parts: BlockParts, prefix: Tensor, suffix: Tensor) -> tuple[Te
     (qp, qs), (kp, ks), (vp, vs) = (halves(f(normed)) for f in (parts.q, parts.k, parts.v))
     over_prefix = F.scaled_dot_product_attention(qp, kp, vp, is_causal=True)
     keys, values = (torch.cat([a.expand(c, -1, -1, -1), b], dim=2) for a, b in ((kp, ks), (vp, vs)))
-    seen = torch.ones(s, m + s, dtype=torch.bool, device=rows.device).tril(diagonal=m)
     over_suffix = F.scaled_dot_product_attention(qs, keys, values, attn_mask=seen)
     attended = torch.cat([heads.join(over_prefix).reshape(m, d), heads.join(over_suffix).reshape(c * s, d)])
     rows = _rest_of_block(parts, rows, attended)
@@ -105,8 +110,12 @@ def read_text_shared(
     """
     m = shared_length(tokens) if prefix is None else prefix
     shared, rest, at = trunk[:1, :m], trunk[:, m:], tokens.eot - m
+    seen: Tensor | None = None
     for block in range(first, backbone.dims.text_depth):
-        shared, rest = _shared_block(backbone.text_parts(block), hook(block, shared), rest)
+        shared = hook(block, shared)
+        if seen is None or seen.shape[1] != shared.shape[1] + rest.shape[1]:  # tokens come in once
+            seen = _causal(shared, rest)
+        shared, rest = _shared_block(backbone.text_parts(block), shared, rest, seen)
     last = backbone.dims.text_depth
     read = _shared_read(backbone.text_parts(last), hook(last, shared), rest, at)
     return backbone.read_text(read.unsqueeze(1), torch.zeros_like(at))
