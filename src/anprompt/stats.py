@@ -18,6 +18,7 @@ from anprompt.errors import UserError
 
 TIE_DECIMALS = 4  # accuracies come from 32-bit means: what differs by less than this is the same
 DRAWS = 10_000
+MIN_CLUSTERS = 5  # fewer data sets are too few to resample
 
 Cell = tuple[str, Hashable]  # (data set, seed or whatever else tells runs on a data set apart)
 Interval = tuple[float, float]
@@ -72,7 +73,7 @@ class Paired:
         mean: mean difference over the cells.
         by_cell: 95 % bootstrap percentile interval, cells resampled: about these data sets.
         by_dataset: the same with whole data sets resampled: about data sets like these. Runs on one data
-            set resemble each other, so this one is the more careful; None for fewer than two data sets.
+            set resemble each other, so this one is the more careful; None for fewer than `MIN_CLUSTERS`.
         p: two-sided Wilcoxon signed-rank test of one mean difference per data set, ties left out; None
             for fewer than two data sets. Cells of one data set are not independent, so they are not
             what is tested.
@@ -111,11 +112,10 @@ def compare(
     sums, sizes = np.bincount(cluster, gaps), np.bincount(cluster)
     rng = np.random.default_rng(seed)
     by_cell = _interval(gaps, np.ones(len(gaps)), draws, rng)
-    several = len(names) > 1
     return Paired(
         n=len(common), clusters=len(names), mean=float(gaps.mean()), by_cell=by_cell,
-        by_dataset=_interval(sums, sizes, draws, rng) if several else None,
-        p=signed_rank(np.round(sums / sizes, TIE_DECIMALS)) if several else None,
+        by_dataset=_interval(sums, sizes, draws, rng) if len(names) >= MIN_CLUSTERS else None,
+        p=signed_rank(np.round(sums / sizes, TIE_DECIMALS)) if len(names) > 1 else None,
         wins=int((gaps > 0).sum()), ties=int((gaps == 0).sum()), losses=int((gaps < 0).sum()),
     )  # fmt: skip
 

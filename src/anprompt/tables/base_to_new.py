@@ -42,9 +42,7 @@ def base_to_new_sheets(batch: Batch, reference: str) -> list[Sheet]:
     lines = [*_by_dataset(grid, values), *_averages(grid, values)]
     told = ["Accuracy in percent.", spread_note(batch.records), H_NOTE]
     heads = (*columns(("base", "new", "H")), Column("seeds", NEITHER))
-    main = Sheet(
-        batch.title("Base to new"), note(batch.records, *told), ("data", "method"), heads, tuple(lines)
-    )
+    main = Sheet(batch.title(), note(batch.records, *told), ("data", "method"), heads, tuple(lines))
     others = [
         rank_sheet(batch, grid, values),
         paired_sheet(batch, grid, reference, values),

@@ -7,13 +7,22 @@ from collections.abc import Callable, Iterable
 from anprompt.errors import UserError, choices
 from anprompt.results import Record
 from anprompt.tables.base_to_new import base_to_new_sheets
+from anprompt.tables.few_shot import few_shot_sheets
+from anprompt.tables.noise import noise_sheets
 from anprompt.tables.rows import labels
 from anprompt.tables.runs import REFERENCE, Batch, batches
 from anprompt.tables.sheet import Sheet
+from anprompt.tables.transfer import transfer_sheets
 
 BUILDERS: dict[str, Callable[[Batch, str], list[Sheet]]] = {
-    "base-to-new": base_to_new_sheets,
-}
+    "base-to-new": lambda batch, reference: [
+        *base_to_new_sheets(batch, reference), *noise_sheets(batch, reference)
+    ],
+    "noise": noise_sheets,
+    "few-shot": few_shot_sheets,
+    "cross-dataset": transfer_sheets,
+    "domains": transfer_sheets,
+}  # fmt: skip
 
 
 def sheets(records: Iterable[Record], reference: str = "") -> list[Sheet]:

@@ -129,7 +129,7 @@ def rank_sheet(batch: Batch, grid: Grid, measures: Mapping[str, Values]) -> Shee
     friedman = f" Friedman test that all rank alike: {tests}." if tests else ""
     heads = tuple(Column(name, LOW) for name in found)
     return Sheet(
-        batch.title("Average rank"), note(batch.records, told + friedman), ("", "method"), heads, tuple(lines)
+        batch.title("average rank"), note(batch.records, told + friedman), ("", "method"), heads, tuple(lines)
     )
 
 

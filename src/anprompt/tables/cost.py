@@ -36,7 +36,7 @@ def cost_sheet(batch: Batch, grid: Grid) -> Sheet | None:
     machines = sorted({_machine(record["hardware"]) for record in batch.records if "hardware" in record})
     told = f"Median per run. Measured on {'; '.join(machines) or 'an unknown machine'}."
     return Sheet(
-        batch.title("Cost"), note(batch.records, told), ("", "method"), columns((*COSTS, "runs"), NEITHER),
+        batch.title("cost"), note(batch.records, told), ("", "method"), columns((*COSTS, "runs"), NEITHER),
         tuple(lines),
     )  # fmt: skip
 

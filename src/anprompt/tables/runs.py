@@ -18,6 +18,10 @@ from anprompt.tables.rows import label, shown_name
 
 REFERENCE = "anprompt"
 FEW_SHOT = "few-shot"
+TOPICS = {
+    "base-to-new": "Base to new", FEW_SHOT: "Few shots", "cross-dataset": "Cross-dataset transfer",
+    "domains": "Domain generalisation", "noise": "Under noise",
+}  # fmt: skip
 
 Seeds = dict[int, float]  # one value a seed
 Values = dict[str, dict[str, Seeds]]  # method -> data set -> seed -> value
@@ -31,10 +35,13 @@ class Batch:
     protocol: str
     records: tuple[Record, ...]
     apart: str = ""
+    topic: str = ""
 
-    def title(self, text: str) -> str:
-        """`text`, and what sets this batch apart."""
-        return f"{text} ({self.apart})" if self.apart else text
+    def title(self, text: str = "") -> str:
+        """What the batch is about, the sheet's own `text`, and what sets this batch apart."""
+        topic = self.topic or TOPICS.get(self.protocol, self.protocol)
+        named = f"{topic}: {text}" if text else topic
+        return f"{named} ({self.apart})" if self.apart else named
 
 
 def batches(records: Iterable[Record]) -> list[Batch]:
@@ -105,7 +112,7 @@ def _refuse_mixtures(records: Sequence[Record]) -> None:
             )
         if (*place, spec["seed"]) in taken:
             raise UserError(
-                f"Two records of {where} have seed {spec['seed']} (other test conditions, or a copied file); "
+                f"Two records of {where} have seed {spec['seed']} (other test conditions or targets, or a copied file); "
                 "keep such runs in folders of their own."
             )
         taken.add((*place, spec["seed"]))
@@ -146,7 +153,8 @@ class Grid:
         """Of the records of a batch, one per method, data set and seed."""
         runs: dict[str, dict[str, dict[int, Record]]] = {}
         still = frozenset(label(record) for record in records if untrained(record))
-        for record in records:
+        # of several runs that nothing changes, the one that measured most
+        for record in sorted(records, key=lambda r: -_measured(r) if untrained(r) else 0):
             name, spec = label(record), record["spec"]
             seed = 0 if name in still else spec["seed"]
             runs.setdefault(name, {}).setdefault(spec["dataset"], {}).setdefault(seed, record)
@@ -164,6 +172,10 @@ class Grid:
                     if value is not None:
                         found.setdefault(method, {}).setdefault(dataset, {})[seed] = value
         return found
+
+
+def _measured(record: Record) -> int:
+    return len(record["metrics"].get("conditions", {}))
 
 
 def untrained(record: Record) -> bool:

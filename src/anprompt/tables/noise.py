@@ -1,0 +1,259 @@
+"""Sheets on noise: what is left of accuracy on disturbed pictures and words, with how many changed answers.
+
+Pictures, class names and templates are reported apart, and so are the operators that training itself used:
+they are no test of noise that was never met.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anprompt.noise.image import UNSEEN
+from anprompt.results import Record
+from anprompt.stats import Spread, flip_rate, relative_drop
+from anprompt.tables.compare import paired_sheet
+from anprompt.tables.cost import cost_sheet
+from anprompt.tables.rows import shown_name
+from anprompt.tables.runs import TOPICS, Batch, Grid, Measure, Values, average_spread, note, spread_note
+from anprompt.tables.sheet import HIGH, LOW, Cell, Column, Line, Sheet, columns
+
+PARTS = ("base", "new", "all", "source")  # then targets, by name
+OTHER = "other"
+KINDS = {
+    "image": "pictures", OTHER: "pictures, families beyond ImageNet-C", "text": "class names", "template": "templates",
+}  # fmt: skip
+NUMBERED = ("unseen", "description")  # their number names a sentence; it is no strength
+SUMMARY = {
+    "clean": HIGH, "mean": HIGH, "worst": HIGH, "drop %": LOW, "changed %": LOW, "ECE clean": LOW, "ECE noisy": LOW,
+}  # fmt: skip
+SUMMARY_NOTE = (
+    "Accuracy in percent. Mean: over families, each the mean of its severities. Worst: the lowest of them "
+    "all on each data set. Drop: (clean - mean) / clean. Changed: pictures whose answer is another one than "
+    "on the clean input, right or wrong. ECE: expected calibration error in percent, 15 bins. All are "
+    "worked out per run and then averaged over data sets."
+)
+SEEN_NOTE = "Noise that training itself used stands apart: it is not unseen."
+
+
+@dataclass(frozen=True)
+class Block:
+    """Conditions that are averaged together: of one kind, on one part (base, new, ...), met in training or not."""
+
+    part: str
+    kind: str
+    seen: bool
+    conditions: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.part}, {KINDS.get(self.kind, self.kind)}{' (noise seen in training)' if self.seen else ''}"
+
+    def families(self) -> dict[str, list[str]]:
+        """Conditions by family."""
+        found: dict[str, list[str]] = {}
+        for condition in self.conditions:
+            found.setdefault(split(condition)[1], []).append(condition)
+        return found
+
+    def only(self, keep: Callable[[str], bool]) -> Block:
+        """The same of some conditions."""
+        return dataclasses.replace(self, conditions=tuple(filter(keep, self.conditions)))
+
+
+def split(condition: str) -> tuple[str, str, int]:
+    """Kind, family and strength of `image:fog:3`."""
+    kind, family, strength = condition.split(":")
+    return kind, family, int(strength)
+
+
+def entries(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What was measured, by part: base and new, all, or source and targets."""
+    own = {name: entry for name, entry in metrics.items() if isinstance(entry, dict) and "accuracy" in entry}
+    return {**own, **{shown_name(name): entry for name, entry in metrics.get("targets", {}).items()}}
+
+
+def _parts(records: Iterable[Record]) -> list[str]:
+    """Parts that any record has, in the order of `PARTS`."""
+    known = {part for record in records for part in entries(record["metrics"])}
+    return sorted(known, key=lambda part: (PARTS.index(part) if part in PARTS else len(PARTS), part))
+
+
+def kind_of(condition: str) -> str:
+    """A key of `KINDS`; another kind of condition stands for itself."""
+    kind, family, _ = split(condition)
+    return OTHER if kind == "image" and family in UNSEEN else kind
+
+
+def conditions_of(record: Record) -> dict[str, Any]:
+    """The disturbed measurements of a record by condition."""
+    return record["metrics"].get("conditions", {})
+
+
+def blocks(records: Sequence[Record]) -> list[Block]:
+    """The conditions that all runs have which have any of that kind, sorted into blocks."""
+    found: list[Block] = []
+    all_parts = _parts(records)
+    for kind in dict.fromkeys((*KINDS, *sorted({kind_of(c) for r in records for c in conditions_of(r)}))):
+        own = [{c for c in conditions_of(record) if kind_of(c) == kind} for record in records]
+        shared = set.intersection(*filter(None, own)) if any(own) else set()
+        seen = {c for r in records for c, e in conditions_of(r).items() if e.get("seen_in_training")}
+        for trained in (False, True):
+            names = tuple(sorted((c for c in shared if (c in seen) == trained), key=split))
+            found += [Block(part, kind, trained, names) for part in all_parts if names]
+    return sorted(found, key=lambda block: all_parts.index(block.part))
+
+
+def left_out(records: Sequence[Record], used: Sequence[Block]) -> str:
+    """A sentence on conditions that only some of the runs have."""
+    known = {condition for record in records for condition in conditions_of(record)}
+    count = len(known - {condition for block in used for condition in block.conditions})
+    return f"{count} conditions that only some of the runs have are left out." if count else ""
+
+
+# --- figures of one run ---------------------------------------------------------------------------
+def balanced(block: Block, figure: Callable[[str], float | None]) -> float | None:
+    """Mean over families of the mean over severities; None where any is missing."""
+    means = []
+    for names in block.families().values():
+        values = [figure(name) for name in names]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        means.append(statistics.fmean(known))
+    return statistics.fmean(means) if means else None
+
+
+def covers(record: Record, block: Block) -> bool:
+    """Whether a run has the part and all conditions of a block."""
+    return block.part in entries(record["metrics"]) and set(block.conditions) <= conditions_of(record).keys()
+
+
+def mean_accuracy(block: Block) -> Measure:
+    """Of a run under the block's noise."""
+
+    def measure(record: Record) -> float | None:
+        if not block.conditions or not covers(record, block):
+            return None
+        return balanced(block, lambda c: entries(conditions_of(record)[c])[block.part]["accuracy"])
+
+    return measure
+
+
+def summary(block: Block) -> dict[str, Measure]:
+    """The columns of `SUMMARY`."""
+
+    def clean(record: Record) -> Mapping[str, Any] | None:
+        return entries(record["metrics"])[block.part] if covers(record, block) else None
+
+    def noisy(record: Record, condition: str) -> Mapping[str, Any]:
+        return entries(conditions_of(record)[condition])[block.part]
+
+    def worst(record: Record) -> float | None:
+        return min(noisy(record, c)["accuracy"] for c in block.conditions) if clean(record) else None
+
+    def drop(record: Record) -> float | None:
+        entry, mean = clean(record), mean_accuracy(block)(record)
+        return None if entry is None or mean is None else relative_drop(entry["accuracy"], mean)
+
+    def changed(record: Record) -> float | None:
+        entry = clean(record)
+        if entry is None or "predicted" not in entry:
+            return None
+        return balanced(block, lambda c: flip_rate(entry, noisy(record, c)))
+
+    def error(record: Record) -> float | None:
+        return balanced(block, lambda c: noisy(record, c).get("ece")) if clean(record) else None
+
+    return {
+        "clean": lambda r: (clean(r) or {}).get("accuracy"), "mean": mean_accuracy(block), "worst": worst,
+        "drop %": drop, "changed %": changed,
+        "ECE clean": lambda r: (clean(r) or {}).get("ece"), "ECE noisy": error,
+    }  # fmt: skip
+
+
+# --- sheets ---------------------------------------------------------------------------------------
+def noise_sheets(batch: Batch, reference: str) -> list[Sheet]:
+    """Summary, per severity, per family, comparisons, cost; nothing where no run has a condition."""
+    grid, found = Grid.of(batch.records, reference), blocks(batch.records)
+    if not found:
+        return []
+    sentences = (spread_note(batch.records), SEEN_NOTE, left_out(batch.records, found))
+    told = [sentence for sentence in sentences if sentence]
+    if batch.protocol != "noise":
+        batch = dataclasses.replace(batch, topic=f"{TOPICS.get(batch.protocol, batch.protocol)} under noise")
+    compared = {f"{block.title}, mean": grid.values(mean_accuracy(block)) for block in found}
+    made = [
+        _summary(batch, grid, found, told),
+        _severities(batch, grid, found, told),
+        _families(batch, grid, found, told),
+        paired_sheet(batch, grid, reference, compared),
+        cost_sheet(batch, grid) if batch.protocol == "noise" else None,
+    ]
+    return [sheet for sheet in made if sheet]
+
+
+def _summary(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[str]) -> Sheet:
+    lines = []
+    for block in found:
+        values = [grid.values(measure) for measure in summary(block).values()]
+        lines += _lines(grid, block.title, values)
+    heads = tuple(Column(name, better) for name, better in SUMMARY.items())
+    about = note(batch.records, SUMMARY_NOTE, *told)
+    return Sheet(batch.title(), about, ("classes, noise", "method"), heads, tuple(lines))
+
+
+def _severities(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[str]) -> Sheet | None:
+    """Means over families at each strength; the columns are those that any block has."""
+    graded = [block.only(lambda c: split(c)[1] not in NUMBERED) for block in found]
+    graded = [block for block in graded if block.conditions]
+    strengths = sorted({split(c)[2] for block in graded for c in block.conditions})
+    if not strengths:
+        return None
+    lines = []
+    for block in graded:
+        at = [block.only(lambda c, s=strength: split(c)[2] == s) for strength in strengths]  # type: ignore[misc]
+        values = [grid.values(summary(block)["clean"]), *(grid.values(mean_accuracy(part)) for part in at)]
+        lines += _lines(grid, block.title, values)
+    about = note(
+        batch.records, "Accuracy in percent, mean over the families at each severity or strength.", *told
+    )
+    heads = columns(["clean", *(f"{strength}" for strength in strengths)])
+    return Sheet(batch.title("by severity"), about, ("classes, noise", "method"), heads, tuple(lines))
+
+
+def _families(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[str]) -> Sheet:
+    """Families down, methods across."""
+    lines = []
+    for block in found:
+        for family, names in block.families().items():
+            values = grid.values(mean_accuracy(block.only(lambda c, n=names: c in n)))  # type: ignore[misc]
+            spreads = [_average(grid, values, method) for method in grid.methods]
+            if any(spreads):
+                name = family.replace("_", " ")
+                lines.append(Line(block.title, name, tuple(map(Cell.of, spreads))))
+    about = note(batch.records, "Accuracy in percent, mean over the severities of each family.", *told)
+    return Sheet(
+        batch.title("by family"), about, ("classes, noise", "family"), columns(grid.methods),
+        tuple(lines), across=True,
+    )  # fmt: skip
+
+
+def _lines(grid: Grid, group: str, values: Sequence[Values]) -> list[Line]:
+    """One a method that has any figure."""
+    lines = []
+    for method in grid.methods:
+        spreads = [_average(grid, found, method) for found in values]
+        if any(spreads):
+            lines.append(Line(group, method, tuple(map(Cell.of, spreads))))
+    return lines
+
+
+def _average(grid: Grid, values: Values, method: str) -> Spread | None:
+    """Over the data sets that have any figure at all; a method that lacks one of them has no average."""
+    return average_spread(
+        values, method, [d for d in grid.datasets if any(d in sets for sets in values.values())]
+    )
