@@ -32,9 +32,12 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("anprompt.commands.fit", "train prompts on a data set and write an adapter"),
     "eval": Command("anprompt.commands.eval", "accuracy of an adapter, or of zero-shot CLIP, on a data set"),
     "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
+    "serve": Command("anprompt.commands.serve", "an adapter as an HTTP service, with a page to try it on"),
     "bench": Command("anprompt.bench", "methods side by side on data sets and seeds, one record a run"),
+    "report": Command("anprompt.commands.report", "one HTML page from the records of runs, with charts and pictures"),
     "methods": Command("anprompt.commands.methods", "what can be trained"),
     "convert": Command("anprompt.commands.convert", "an official 'model.pth.tar-N' file to an adapter"),
+    "claims": Command("anprompt.commands.claims", "figures others reported, beside those measured here"),
     "data": Command("anprompt.commands.data", "list data sets; check what is missing; prepare downloads"),
 }
 

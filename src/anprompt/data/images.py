@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import threading
@@ -34,6 +35,8 @@ _LOOKALIKES = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with 'git lfs pull'"),
     (b"PK\x03\x04", "a zip archive", "unpack it"),
 )
+
+_EMPTY = "is empty (0 bytes); replace or remove it"
 
 # warnings.catch_warnings swaps a process-wide list; two threads inside it at once could leave it swapped.
 _WARNINGS = threading.Lock()
@@ -68,6 +71,24 @@ def open_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
             return _rgb(_decoded(image))
     except _Unusable as reason:
         raise UserError(f"{shown(path)}: {reason}") from None
+
+
+def decode_picture(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The bytes of a picture file, from anywhere but the disk; opened exactly as `open_picture` does it.
+
+    Args:
+        name: what to call the picture in a message.
+
+    Raises:
+        UserError: as `open_picture`.
+    """
+    try:
+        if not data:
+            raise _Unusable(_EMPTY)
+        with _opened(io.BytesIO(data), max_pixels) as image:
+            return _rgb(_decoded(image))
+    except _Unusable as reason:
+        raise UserError(f"{shown(name)}: {reason}") from None
 
 
 def read_item(item: Item) -> Image.Image:
@@ -105,13 +126,19 @@ def _quiet() -> Iterator[None]:
 def _header(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Image]:
     """The picture with its header read and its size checked, nothing decoded."""
     _check_file(Path(path))
+    with _opened(path, max_pixels) as image:
+        yield image
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int) -> Iterator[Image.Image]:
     try:
         with _quiet():  # the bomb warning: the size is checked here, against our own limit
-            image = Image.open(path, formats=_known_formats())
+            image = Image.open(source, formats=_known_formats())
     except Image.DecompressionBombError:
         raise _Unusable(f"has more than {max_pixels:,} pixels; make it smaller") from None
     except Image.UnidentifiedImageError:
-        raise _Unusable(_not_a_picture(path)) from None
+        raise _Unusable(_not_a_picture(_first_bytes(source))) from None
     except Exception as error:  # Pillow's plugins raise nearly anything on a damaged header
         raise _Unusable(_damaged(error)) from None
     with image:
@@ -135,7 +162,7 @@ def _check_file(path: Path) -> None:
         if not path.is_file():
             raise _Unusable("is not a regular file")
         if path.stat().st_size == 0:
-            raise _Unusable("is empty (0 bytes); replace or remove it")
+            raise _Unusable(_EMPTY)
         with path.open("rb"):
             pass
     except PermissionError:
@@ -149,9 +176,14 @@ def _known_formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def _not_a_picture(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
-        start = file.read(64)
+def _first_bytes(source: str | os.PathLike[str] | io.BytesIO) -> bytes:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:64]
+    with open(source, "rb") as file:
+        return file.read(64)
+
+
+def _not_a_picture(start: bytes) -> str:
     if start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf"):
         return "is a HEIC picture, which can't be read here; export it as JPEG or PNG"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

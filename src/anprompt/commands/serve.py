@@ -1,0 +1,96 @@
+"""`anprompt serve`: an adapter as an HTTP service with a page to try it on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import socket
+
+from anprompt.commands.common import add_adapter, add_device, open_method
+from anprompt.commands.parser import positive, whole
+from anprompt.commands.predict import class_list
+from anprompt.commands.terminal import note_line, say
+from anprompt.errors import UserError
+
+NEEDED = ("fastapi", "uvicorn", "python_multipart")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `serve`."""
+    add_adapter(parser)
+    parser.add_argument(
+        "--classes", metavar="NAMES",
+        help="'a,b,c', or @file.txt with a name per line, for requests that bring none (default: as trained)",
+    )  # fmt: skip
+    add_device(parser, "precision of the frozen weights (default: fp32)")
+    who = parser.add_argument_group("who may ask")
+    who.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    who.add_argument("--port", type=whole(0), default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    who.add_argument("--token", metavar="TEXT", help="what requests must carry; @file reads it from a file")
+    who.add_argument("--no-token", action="store_true", help="let everybody ask who reaches --host")
+    who.add_argument("--allow-host", action="append", default=[], metavar="NAME",
+                     help="a DNS name the service is reached by; may be repeated")  # fmt: skip
+    bounds = parser.add_argument_group("bounds")
+    bounds.add_argument("--max-body", type=positive, default=10, metavar="MB", help="largest request (default: 10)")
+    bounds.add_argument("--max-classes", type=whole(2), default=500, metavar="N",
+                        help="most class names in a request (default: 500)")  # fmt: skip
+    bounds.add_argument("--batch", type=whole(1), default=32, metavar="N",
+                        help="most pictures in one pass of the model (default: 32)")  # fmt: skip
+    bounds.add_argument("--wait", type=whole(0), default=0, metavar="MS",
+                        help="milliseconds to wait for a batch to fill (default: 0: batches form while one runs)")  # fmt: skip
+    bounds.add_argument("--queue", type=whole(64), default=512, metavar="N",
+                        help="most pictures waiting (default: 512)")  # fmt: skip
+    bounds.add_argument("--timeout", type=positive, default=30, metavar="S", help="time for a request (default: 30)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"serve needs the package {name}: pip install 'anprompt[serve]'.")
+    from anprompt.serve.app import create_app
+    from anprompt.serve.run import address, bind
+    from anprompt.serve.run import run as run_server
+    from anprompt.serve.settings import Settings
+
+    token = read_token(args.token, args.no_token, args.host)
+    names = class_list(args.classes) if args.classes is not None else None
+    settings = Settings(
+        token=token, names=tuple(name.lower() for name in (*args.allow_host, socket.gethostname(), args.host)),
+        body=int(args.max_body * 1_000_000), classes=args.max_classes, batch=args.batch, queue=args.queue,
+        wait=args.wait / 1000, seconds=args.timeout,
+    )  # fmt: skip
+    listener = bind(args.host, args.port)  # a port that is taken shows before a model is loaded
+    with listener:
+        app = create_app(open_method(args, names, None), settings, names)
+        run_server(app, listener, lambda: say(f"serving {args.adapter} at {address(listener)} (stop with Ctrl+C)"))
+    if not args.quiet:
+        note_line("stopped")
+    return 0
+
+
+def read_token(token: str | None, no_token: bool, host: str) -> str | None:
+    """The token, or None where none is needed.
+
+    Raises:
+        UserError: an address that others reach, without a decision; a token that is too short or unreadable.
+    """
+    from anprompt.serve.settings import is_loopback
+
+    if token is not None and no_token:
+        raise UserError("Give either --token or --no-token.")
+    if token is None:
+        if not no_token and not is_loopback(host):
+            raise UserError(
+                f"Others can reach {host}: give a --token that requests must carry, or --no-token if everybody may ask."
+            )
+        return None
+    if token.startswith("@"):
+        try:
+            with open(token[1:], encoding="utf-8") as file:
+                token = file.read(4096).strip()
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise UserError(f"--token: can't read {token[1:]!r} ({getattr(error, 'strerror', None) or 'not text'}).") from None
+    if len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token:
+        raise UserError("--token must have at least 8 letters, digits or signs, without spaces.")
+    return token

@@ -1,0 +1,114 @@
+"""Pictures and class lists in, logits out; runs in the worker thread alone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anprompt.errors import UserError
+from anprompt.methods import build_method
+from anprompt.methods.base import Classifier, Head, Method
+from anprompt.predict import pixels_of
+from anprompt.prompting import Vision
+from anprompt.train import threads_for
+
+KEPT_BYTES = 256 * 2**20
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture to name.
+
+    Attributes:
+        view: the picture as the model gets it, [size, size, 3] uint8.
+        names: the class list.
+        zeroshot: whether plain CLIP is asked too.
+    """
+
+    view: np.ndarray
+    names: Names
+    zeroshot: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scaled logits [C] in fp32 of the adapter, and of plain CLIP where it was asked."""
+
+    adapter: Tensor
+    zeroshot: Tensor | None
+    head: Head
+
+
+class Engine:
+    """A method, plain CLIP on the same backbone, and the text features of recent class lists.
+
+    Args:
+        lists: most class lists to keep; they are also bounded to `kept_bytes`.
+    """
+
+    def __init__(self, method: Method, lists: int = 64, kept_bytes: int = KEPT_BYTES) -> None:
+        self.method, self.backbone = method, method.backbone
+        self.lists, self.kept_bytes = lists, kept_bytes
+        self.plain = build_method("zeroshot", self.backbone, ("thing",), template=method.template)
+        self._ready: OrderedDict[tuple[Names, bool], Classifier] = OrderedDict()
+
+    def run(self, tasks: Sequence[Task]) -> list[Scores | Exception]:
+        """Scores, or the `UserError` of a class list that can't be encoded, per task.
+
+        The trunk of the vision encoder runs once for all pictures; then each class list answers for its own.
+        """
+        with threads_for(self.backbone), torch.no_grad():
+            pixels = pixels_of([task.view for task in tasks], self.backbone)
+            pixels = pixels.to(self.backbone.device, self.backbone.dtype)
+            vision = self.method.see(pixels)
+            results: list[Scores | Exception] = [UserError("")] * len(tasks)
+            for names in dict.fromkeys(task.names for task in tasks):
+                rows = [index for index, task in enumerate(tasks) if task.names == names]
+                zeroshot = any(tasks[row].zeroshot for row in rows)
+                part = vision if len(rows) == len(tasks) else Vision(vision.trunk[rows], vision.frozen[rows])
+                for row, result in zip(rows, self._answers(part, names, zeroshot, len(rows))):
+                    results[row] = result
+        return results
+
+    def _answers(
+        self, vision: Vision, names: Names, zeroshot: bool, count: int
+    ) -> Sequence[Scores | Exception]:
+        try:
+            ready = self.classifier(names)
+            adapter = self.method.logits(vision, ready.text, ready.head).float().cpu()
+            plain: Tensor | None = None
+            if zeroshot:
+                text = self.classifier(names, plain=True).text
+                plain = self.plain.logits(vision, text).float().cpu()
+        except UserError as error:
+            return [error] * count
+        return [Scores(a, plain[i] if plain is not None else None, ready.head) for i, a in enumerate(adapter)]
+
+    def classifier(self, names: Names, plain: bool = False) -> Classifier:
+        """The method (or plain CLIP) with a class list; the least recently used lists are forgotten.
+
+        Raises:
+            UserError: a name is too long for the text encoder.
+        """
+        key = names, plain
+        if key not in self._ready:
+            self._ready[key] = Classifier(self.plain if plain else self.method, names)
+            while len(self._ready) > 1 and (len(self._ready) > self.lists or self._bytes() > self.kept_bytes):
+                self._ready.popitem(last=False)
+        self._ready.move_to_end(key)
+        return self._ready[key]
+
+    def _bytes(self) -> int:
+        return sum(
+            value.nbytes
+            for classifier in self._ready.values()
+            for value in classifier.text.values()
+            if isinstance(value, Tensor)
+        )

@@ -1,0 +1,205 @@
+"""What a request asks, from JSON or from a form, with every part checked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from anprompt.data.splits import clean_classnames
+from anprompt.errors import UserError, choices
+from anprompt.noise.image import IMAGE_NOISE, SEVERITIES
+from anprompt.serve.settings import Settings
+
+TOP = 5
+FIELDS = ("pictures", "classes", "top", "noise", "zeroshot", "view", "influence")
+
+
+class BadType(Exception):
+    """A body that is neither JSON nor a form."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A checked request.
+
+    Attributes:
+        pictures: the files' bytes.
+        classes: cleaned names; None for those the adapter was trained on.
+        top: answers per picture.
+        noise: family and severity, or None.
+        zeroshot: answer with plain CLIP too.
+        view: send the picture back as the model got it.
+        influence: measure which parts of the picture the answer rests on.
+    """
+
+    pictures: tuple[bytes, ...]
+    classes: tuple[str, ...] | None = None
+    top: int = TOP
+    noise: tuple[str, int] | None = None
+    zeroshot: bool = False
+    view: bool = False
+    influence: bool = False
+
+
+async def read_ask(headers: Headers, body: bytes, settings: Settings) -> Ask:
+    """The request in a body.
+
+    Raises:
+        UserError: what is wrong with it, in one line.
+        BadType: another content type.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        values = _json(body)
+    elif kind == "multipart/form-data":
+        values = await _form(headers, body, settings)
+    else:
+        raise BadType
+    for key in values:
+        if key not in FIELDS:
+            raise choices("field", key[:80], FIELDS)
+    return Ask(
+        _pictures(values.get("pictures"), settings),
+        _classes(values.get("classes"), settings),
+        _whole(values.get("top", TOP)),
+        _noise(values.get("noise")),
+        *(_flag(values, key) for key in ("zeroshot", "view", "influence")),
+    )
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise UserError(f"The body is not JSON ({reason}).") from None
+    if not isinstance(values, dict):
+        raise UserError(f"The body must be a JSON object, not {type(values).__name__}.")
+    pictures = values.get("pictures")
+    if isinstance(pictures, list):
+        values["pictures"] = [_decoded(text, number) for number, text in enumerate(pictures, 1)]
+    return values
+
+
+def _decoded(text: Any, number: int) -> bytes:
+    if not isinstance(text, str):
+        raise UserError(f"picture {number}: must be a base64 text, not {type(text).__name__}.")
+    _, _, data = text.rpartition(",") if text.startswith("data:") else ("", "", text)
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError(f"picture {number}: is not base64 text; encode the whole file.") from None
+
+
+async def _form(headers: Headers, body: bytes, settings: Settings) -> dict[str, Any]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+        yield b""
+
+    parser = MultiPartParser(
+        headers, stream(), max_files=settings.pictures + 1, max_fields=settings.classes + len(FIELDS) + 1,
+        max_part_size=settings.classes * 1200,
+    )  # fmt: skip
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeError, ValueError) as error:
+        reason = getattr(error, "message", "") or "it is damaged or cut off"
+        raise UserError(f"The form can't be read ({' '.join(reason.split()).rstrip('.')[:120]}).") from None
+    values: dict[str, Any] = {}
+    try:
+        for key, value in form.multi_items():
+            if isinstance(value, UploadFile) != (key == "pictures"):
+                what = "a file" if isinstance(value, UploadFile) else "text"
+                raise UserError(f"The field {_short(key)} came as {what}; send pictures as files and the rest as text.")
+            if isinstance(value, UploadFile):
+                values.setdefault("pictures", []).append(await value.read())
+            elif key == "classes":
+                values.setdefault("classes", []).extend(_form_classes(value))
+            elif key in values:
+                raise UserError(f"The field {_short(key)} came twice.")
+            else:
+                values[key] = _form_value(key, value)
+    finally:
+        await form.close()
+    return values
+
+
+def _form_classes(text: str) -> list[Any]:
+    """One name a line, or a JSON list: names may hold commas."""
+    if not text.lstrip().startswith("["):
+        return [line for line in text.splitlines() if line.strip()]
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError("The field 'classes' is neither names, one a line, nor a JSON list.") from None
+    return names
+
+
+def _form_value(key: str, text: str) -> Any:
+    if key in ("zeroshot", "view", "influence"):
+        words = {"true": True, "1": True, "on": True, "false": False, "0": False, "": False, "off": False}
+        return words.get(text.strip().lower(), text)
+    if key == "top" and text.strip().isdecimal() and len(text) < 10:
+        return int(text)
+    return text if text or key != "noise" else None
+
+
+# --- checks ---------------------------------------------------------------------------------------
+def _pictures(value: Any, settings: Settings) -> tuple[bytes, ...]:
+    if not isinstance(value, list) or not value:
+        raise UserError("No picture; send one or more as 'pictures'.")
+    if len(value) > settings.pictures:
+        raise UserError(f"{len(value)} pictures; at most {settings.pictures} fit in one request.")
+    return tuple(value)
+
+
+def _classes(value: Any, settings: Settings) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise UserError("classes must be a list of names.")
+    if len(value) > settings.classes:
+        raise UserError(f"{len(value)} class names; at most {settings.classes} fit in one request.")
+    names = clean_classnames(value)
+    if len(names) < 2:
+        raise UserError("The class list needs at least two names to choose from.")
+    return tuple(names)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"top must be a whole number from 1 on, not {_short(value)}.")
+    return value
+
+
+def _noise(value: Any) -> tuple[str, int] | None:
+    """`fog:3`: a family and a severity."""
+    if value is None:
+        return None
+    family, colon, severity = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not colon:
+        raise UserError(f"noise must be FAMILY:SEVERITY, like fog:3, not {_short(value)}.")
+    if family not in IMAGE_NOISE:
+        raise choices("corruption", family[:80], IMAGE_NOISE)
+    if severity not in tuple(map(str, SEVERITIES)):
+        raise choices("severity", severity[:80], SEVERITIES)
+    return family, int(severity)
+
+
+def _flag(values: dict[str, Any], key: str) -> bool:
+    value = values.get(key, False)
+    if not isinstance(value, bool):
+        raise UserError(f"{key} must be true or false, not {_short(value)}.")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
