@@ -140,7 +140,7 @@ def test_nan_names_the_part_and_keeps_the_last_epoch(tiny_backbone: Backbone, tm
         with torch.no_grad():
             method.tokens.fill_(float("nan"))  # type: ignore[union-attr, operator]
 
-    with pytest.raises(NonFiniteLoss, match="'ce' is NaN or Inf by epoch 2"):
+    with pytest.raises(NonFiniteLoss, match=r"'ce' \(and tensor 'tokens'\) is NaN or Inf at epoch 2, step 1\."):
         fit(method, views, CONFIG, state=tmp_path, on_epoch=poison)
     resumed = build(tiny_backbone)
     assert fit(resumed, views, CONFIG, state=tmp_path).resumed_from == 1

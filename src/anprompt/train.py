@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anprompt.backbones.base import Backbone
+from anprompt.data.bank import MemoryBank, ViewBank
 from anprompt.errors import UserError, choices
-from anprompt.files import atomic_write, read_tensors, write_tensors
+from anprompt.looks import PRECISIONS, Looks, TrainViews, autocast
 from anprompt.methods.base import Method, MethodConfig
-from anprompt.prompting import ClassBank
+from anprompt.train_state import NonFiniteLoss, TrainLog, Watch, load_state, run_key, save_state
+
+__all__ = [
+    "PRECISIONS", "NonFiniteLoss", "Run", "TrainConfig", "TrainLog", "TrainViews", "autocast", "epoch_order",
+    "fit", "fit_many", "make_optimizer", "run_key", "threads_for",
+]  # fmt: skip
 
 log = logging.getLogger("anprompt")
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZERS = ("adamw", "sgd")
+TRUNK_PRECISIONS = ("full", "bf16")
+CHECK_EVERY = 50  # steps between two looks for NaN and Inf
+_LATER = ("views", "view_seed", "trunk_precision")  # left out of `to_dict` at their defaults: see there
 SMALL_WIDTH = 384  # vision width below which a second thread gains nothing
 
 
@@ -44,6 +50,11 @@ class TrainConfig(MethodConfig):
         precision: "fp32", "bf16" or "fp16" autocast; parameters and optimiser stay fp32.
         crop_scale: area range of the random resized crop.
         seed: of initialisation, order and views; 0 is a seed.
+        views: views per picture; 0 draws a fresh one every epoch (`Views` says what that means for the
+            statistics).
+        view_seed: draws the views in place of `seed`, the same for runs of all seeds; -1 means `seed`.
+        trunk_precision: "full", or "bf16": the trunk activations of training views are rounded to bf16,
+            with or without a view bank, which then needs half the space.
     """
 
     optimizer: str = "adamw"
@@ -58,13 +69,19 @@ class TrainConfig(MethodConfig):
     crop_scale: tuple[float, ...] = (0.5, 1.0)
     flip: bool = True
     seed: int = 1
+    views: int = 0
+    view_seed: int = -1
+    trunk_precision: str = "full"
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise choices("optimizer", self.optimizer, OPTIMIZERS)
         if self.precision not in PRECISIONS:
             raise choices("precision", self.precision, PRECISIONS)
-        for key, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("seed", 0)):
+        if self.trunk_precision not in TRUNK_PRECISIONS:
+            raise choices("trunk_precision", self.trunk_precision, TRUNK_PRECISIONS)
+        least_of = {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "seed": 0, "views": 0, "view_seed": -1}
+        for key, least in least_of.items():
             if getattr(self, key) < least:
                 raise UserError(f"Training: {key} must be at least {least}, not {getattr(self, key)}.")
         for key in ("weight_decay", "momentum", "warmup_lr"):
@@ -77,36 +94,17 @@ class TrainConfig(MethodConfig):
                 f"Training: crop_scale must be two numbers 0 < low <= high <= 1, not {self.crop_scale}."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. Settings that came later appear only where they are set, so that the keys of
+        records, adapters and states from before stay what they were."""
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        return {k: v for k, v in super().to_dict().items() if k not in _LATER or v != defaults[k]}
+
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch `epoch` (from 0): constant warm-up, then cosine over all epochs."""
         if epoch < self.warmup_epochs:
             return self.warmup_lr
         return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
-
-
-class TrainViews(Protocol):
-    """What the loop needs of a set of pictures (`anprompt.data.views.Views` is one)."""
-
-    labels: Tensor
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def train_batch(self, indices: Any, epoch: int) -> Tensor: ...
-
-
-@dataclass
-class TrainLog:
-    """What happened: mean loss parts per epoch, seconds, steps, validation accuracy where asked for."""
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    steps: int = 0
-    seconds: float = 0.0
-    resumed_from: int = 0
-
-
-class NonFiniteLoss(UserError):
-    """A loss part became NaN or Inf; the last good state is on disk where a state folder was given."""
 
 
 def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
@@ -126,12 +124,6 @@ def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.Optimizer
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Autocast for "bf16"/"fp16", nothing for "fp32"."""
-    dtype = PRECISIONS[precision]
-    return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -154,17 +146,8 @@ StepHook = Callable[[int, int, int, Mapping[str, Tensor]], None]
 EpochHook = Callable[[int, dict[str, float]], None]
 
 
-def fit(
-    method: Method,
-    views: TrainViews,
-    config: TrainConfig,
-    *,
-    state: Path | None = None,
-    validate: Callable[[], float] | None = None,
-    on_step: StepHook | None = None,
-    on_epoch: EpochHook | None = None,
-) -> TrainLog:
-    """Train a method in place.
+class Run:
+    """One method in training: its optimiser, its stream of batches, its log.
 
     Args:
         views: pictures with labels in the order of `method.trained_classnames`.
@@ -176,83 +159,173 @@ def fit(
 
     Raises:
         UserError: nothing to train, no pictures, labels outside the class list, foreign state.
-        NonFiniteLoss: NaN or Inf in a loss part, named with its step.
     """
-    check_labels(views, len(method.trained_classnames))
-    device = method.backbone.device
-    optimizer = make_optimizer(method, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    with autocast(device, config.precision):
-        bank = method.prepare(method.trained_classnames)
-    run = run_key(method, config, views)
-    train_log = load_state(state, method, optimizer, run) if state else TrainLog()
-    train_log.resumed_from = len(train_log.epochs)
-    method.train()
-    for epoch in range(len(train_log.epochs), config.epochs):
-        started = time.perf_counter()
-        for group in optimizer.param_groups:
+
+    def __init__(
+        self,
+        method: Method,
+        views: TrainViews,
+        config: TrainConfig,
+        *,
+        state: Path | None = None,
+        validate: Callable[[], float] | None = None,
+        on_step: StepHook | None = None,
+        on_epoch: EpochHook | None = None,
+    ) -> None:
+        check_labels(views, len(method.trained_classnames))
+        self.method, self.views, self.config, self.state = method, views, config, state
+        self.validate, self.on_step, self.on_epoch = validate, on_step, on_epoch
+        self.device = method.backbone.device
+        self.optimizer = make_optimizer(method, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.failure: NonFiniteLoss | None = None
+        self.log = TrainLog()
+
+    def begin(self, bank: ViewBank | None) -> None:
+        """Constants of the class list, and the state of an earlier start."""
+        method, config = self.method, self.config
+        with autocast(self.device, config.precision):
+            self.classes = method.prepare(method.trained_classnames)
+        self.key = run_key(method, config, self.views)
+        if self.state:
+            self.log = load_state(self.state, method, self.optimizer, self.key, self.scaler)
+        self.log.resumed_from = len(self.log.epochs)
+        self.looks = Looks(method, self.views, config.precision, config.trunk_precision, bank)
+        self.good = _copy(method)
+        self.labels = self.views.labels.to(self.device)
+        method.train()
+
+    def steps(self, epoch: int) -> Iterator[None]:
+        """One pass over the pictures, a step at a time."""
+        method, config, scaler = self.method, self.config, self.scaler
+        for group in self.optimizer.param_groups:
             group["lr"] = config.lr_at(epoch)
-        means, steps = run_epoch(method, views, config, epoch, bank, optimizer, scaler, on_step)
+        batches = epoch_order(len(self.views), config.batch_size, config.seed, epoch)
+        watch, started = Watch(), time.perf_counter()
+        for number, batch in enumerate(batches):
+            vision = self.looks.batch(batch, epoch)
+            with autocast(self.device, config.precision):
+                parts = method.loss(vision, self.labels[batch], self.classes, epoch * len(batches) + number)
+            total = torch.stack([part.float() for part in parts.values()]).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._descend(total, watch)
+            watch.add({"loss": total, **parts}, number)
+            if self.on_step:
+                self.on_step(epoch, number, len(batches), {"loss": total.detach(), **parts})
+            # A look at the sums waits for the device, so it happens now and then, not at every step.
+            if number % CHECK_EVERY == CHECK_EVERY - 1 or number + 1 == len(batches):
+                watch.check(method, self.optimizer, scaler, epoch, number)
+            self.log.seconds += time.perf_counter() - started
+            yield
+            started = time.perf_counter()
+        self.log.steps += len(batches)
+        self._finish(epoch, watch.means(len(batches)))
+
+    def _descend(self, total: Tensor, watch: Watch) -> None:
+        """Backward and optimiser step; with fp16, a step whose gradients overflow is left out and counted."""
+        self.scaler.scale(total).backward()
+        fp16 = self.scaler.is_enabled()
+        # As a tensor: asking for the number would wait for the device.
+        before = self.scaler._get_scale_async().clone() if fp16 else torch.zeros(())  # type: ignore[union-attr]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if fp16:
+            watch.skipped = watch.skipped + (self.scaler._get_scale_async() < before)  # type: ignore[operator]
+
+    def _finish(self, epoch: int, means: dict[str, float]) -> None:
+        method, config = self.method, self.config
         method.after_epoch(epoch, config.epochs)
-        train_log.steps += steps
-        train_log.seconds += time.perf_counter() - started
-        if validate:
+        if "skipped_steps" in means:
+            log.warning(
+                "fp16 left out %d steps of epoch %d: gradients overflowed", means["skipped_steps"], epoch + 1
+            )
+        if self.validate:
             method.eval()
-            means["val_accuracy"] = validate()
+            means["val_accuracy"] = self.validate()
             method.train()
-        train_log.epochs.append({"lr": config.lr_at(epoch), **means})
-        if state:
-            save_state(state, method, optimizer, run, train_log)
-        if on_epoch:
-            on_epoch(epoch, train_log.epochs[-1])
-    method.eval()
-    return train_log
+        self.log.epochs.append({"lr": config.lr_at(epoch), **means})
+        self.good = _copy(method)
+        self.looks.flush()
+        if self.state:
+            save_state(self.state, method, self.optimizer, self.key, self.log, self.scaler)
+        if self.on_epoch:
+            self.on_epoch(epoch, self.log.epochs[-1])
+
+    def advance(self, steps: Iterator[None]) -> bool:
+        """One step; False when the epoch is over or the run broke."""
+        try:
+            return next(steps, self) is None
+        except NonFiniteLoss as error:
+            self.method.load_state_dict(self.good)
+            self.failure = error
+            return False
 
 
-def run_epoch(
-    method: Method, views: TrainViews, config: TrainConfig, epoch: int, bank: ClassBank,
-    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, on_step: StepHook | None,
-) -> tuple[dict[str, float], int]:  # fmt: skip
-    """One pass over the pictures; returns mean loss parts and the number of steps."""
-    device, dtype = method.backbone.device, method.backbone.dtype
-    batches = epoch_order(len(views), config.batch_size, config.seed, epoch)
-    sums: dict[str, Tensor] = {}
-    for number, batch in enumerate(batches):
-        pixels = views.train_batch(batch, epoch).to(device, dtype, non_blocking=True)
-        labels = views.labels[batch].to(device, non_blocking=True)
-        with autocast(device, config.precision):
-            vision = method.see(pixels)
-            parts = method.loss(vision, labels, bank, epoch * len(batches) + number)
-        total = torch.stack([part.float() for part in parts.values()]).sum()
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        for key, part in {"loss": total, **parts}.items():
-            sums[key] = sums.get(key, 0.0) + part.detach().float()
-        if on_step:
-            on_step(epoch, number, len(batches), {"loss": total.detach(), **parts})
-        # A look at the sums needs a device sync, so it happens now and then, not at every step.
-        if number % 50 == 49 or number + 1 == len(batches):
-            check_finite(sums, method, epoch, number)
-    return {key: float(value) / len(batches) for key, value in sums.items()}, len(batches)
+def fit(
+    method: Method,
+    views: TrainViews,
+    config: TrainConfig,
+    *,
+    state: Path | None = None,
+    validate: Callable[[], float] | None = None,
+    on_step: StepHook | None = None,
+    on_epoch: EpochHook | None = None,
+    bank: ViewBank | None = None,
+) -> TrainLog:
+    """Train a method in place. The arguments are those of `Run`.
+
+    Args:
+        bank: keeps what the frozen encoder makes of the views; None computes it at every step.
+
+    Raises:
+        UserError: nothing to train, no pictures, labels outside the class list, foreign state.
+        NonFiniteLoss: NaN or Inf, named with its step; the method is back at its last finished epoch.
+    """
+    run = Run(method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch)
+    return _train([run], bank)[0]
 
 
-def check_finite(sums: Mapping[str, Tensor], method: Method, epoch: int, number: int) -> None:
-    """`NonFiniteLoss` naming the first broken loss part, or the first broken tensor."""
-    for key, value in sums.items():
-        if key != "loss" and not torch.isfinite(value):
-            raise NonFiniteLoss(_broken(f"loss part {key!r}", epoch, number))
-    for name, parameter in method.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise NonFiniteLoss(_broken(f"tensor {name!r}", epoch, number))
+def fit_many(runs: Sequence[Run], bank: ViewBank | None = None) -> list[TrainLog]:
+    """Train several methods side by side, each as it would be alone, on common looks at the views.
+
+    Runs that look at a view in the same way (same backbone and first prompted block) share what the frozen
+    encoder makes of it: runs of one seed that differ in learning rate, loss weights or tokens share every
+    batch and equal separate runs bit for bit; runs of different seeds share views where `view_seed` is
+    given, and equal separate ones to rounding, as a view is then computed in the company of others.
+
+    Args:
+        bank: None keeps 512 MB in memory.
+
+    Returns:
+        The logs, in the order of the runs; shared looks count for the run that came first.
+
+    Raises:
+        NonFiniteLoss: of the first run that broke, when the others are finished.
+    """
+    return _train(runs, MemoryBank() if bank is None else bank)
 
 
-def _broken(what: str, epoch: int, number: int) -> str:
-    return (
-        f"Training broke: {what} is NaN or Inf by epoch {epoch + 1}, step {number + 1}. Lower the learning rate "
-        "(--set lr=...), or use --precision fp32; the last finished epoch is kept."
-    )
+def _train(runs: Sequence[Run], bank: ViewBank | None) -> list[TrainLog]:
+    for run in runs:
+        run.begin(bank)
+    for epoch in range(max((run.config.epochs for run in runs), default=0)):
+        active = [
+            (run, run.steps(epoch))
+            for run in runs
+            if len(run.log.epochs) <= epoch < run.config.epochs and not run.failure
+        ]
+        while active:
+            active = [(run, steps) for run, steps in active if run.advance(steps)]
+    for run in runs:
+        run.method.eval()
+    for run in runs:
+        if run.failure:
+            raise run.failure
+    return [run.log for run in runs]
+
+
+def _copy(method: Method) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in method.state_dict().items()}
 
 
 def check_labels(views: TrainViews, classes: int) -> None:
@@ -261,56 +334,3 @@ def check_labels(views: TrainViews, classes: int) -> None:
         raise UserError("No pictures to train on.")
     if int(views.labels.min()) < 0 or int(views.labels.max()) >= classes:
         raise UserError(f"Labels run to {int(views.labels.max())}, but the method has {classes} classes.")
-
-
-# --- resumable state ------------------------------------------------------------------------------
-def run_key(method: Method, config: TrainConfig, views: TrainViews) -> str:
-    """Fingerprint of everything that decides a run; a state of another run must not be continued."""
-    labels = hashlib.sha256(views.labels.to("cpu", torch.int64).numpy().tobytes()).hexdigest()
-    fields = [
-        method.name, method.config.to_dict(), config.to_dict(), list(method.trained_classnames), method.template,
-        method.seed, method.backbone.weight_hash, labels, views.fingerprint,
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def save_state(
-    folder: Path, method: Method, optimizer: torch.optim.Optimizer, run: str, train_log: TrainLog
-) -> None:
-    """Tensors and log in one file, replaced atomically: a kill at any moment leaves the last epoch whole."""
-    tensors = {f"method.{k}": v for k, v in method.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors.update(
-            {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
-        )
-    text = json.dumps({"run": run, "log": dataclasses.asdict(train_log)})
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "state.safetensors", lambda path: write_tensors(path, tensors, {"anprompt": text}))
-
-
-def load_state(folder: Path, method: Method, optimizer: torch.optim.Optimizer, run: str) -> TrainLog:
-    """Continue from `folder` if it holds a state of this very run.
-
-    Raises:
-        UserError: the state belongs to another run, or the file is damaged.
-    """
-    path = folder / "state.safetensors"
-    if not path.exists():
-        return TrainLog()
-    tensors, meta = read_tensors(path)
-    content = json.loads(meta.get("anprompt", "{}"))
-    if content.get("run") != run:
-        raise UserError(
-            f"{path} is the state of another run (other data, settings, seed or backbone). "
-            "Choose another --out folder, or delete that one to start afresh."
-        )
-    method.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("method.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            index, name = key.split(".", 2)[1:]
-            state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    log.info("resuming after %d finished epochs from %s", len(content["log"]["epochs"]), path)
-    return TrainLog(**content["log"])

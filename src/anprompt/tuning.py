@@ -119,7 +119,8 @@ def split_settings(method: str, values: Mapping[str, Any]) -> tuple[dict[str, An
         UserError: a key of neither; the nearest is named.
     """
     of_method = method_class(preset(method).method).Config().to_dict()
-    of_train = {key: value for key, value in TrainConfig().to_dict().items() if key != "seed"}
+    of_train = {key: value for key, value in dataclasses.asdict(TrainConfig()).items() if key != "seed"}
+    of_train = {key: list(value) if isinstance(value, tuple) else value for key, value in of_train.items()}
     settings: dict[str, Any] = {}
     train: dict[str, Any] = {}
     for key, value in values.items():
@@ -175,7 +176,10 @@ def make_views(
     """Views of some items as a backbone wants them; crops and flips as the recipe says."""
     extra: dict[str, Any] = {}
     if config is not None:
-        extra = {"crop_scale": tuple(config.crop_scale), "flip": config.flip, "seed": config.seed}
+        extra = {
+            "crop_scale": tuple(config.crop_scale), "flip": config.flip, "seed": config.seed, "views": config.views,
+            "view_seed": config.view_seed if config.view_seed >= 0 else None,
+        }  # fmt: skip
     return Views(
         items, dataset.read, image_size=backbone.dims.image_size, mean=backbone.mean, std=backbone.std,
         probe=probe, **extra,

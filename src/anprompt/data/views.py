@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import os
@@ -13,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from PIL import Image
+from PIL import __version__ as PILLOW
 from torch import Tensor
 
 from anprompt.data.types import Item
@@ -55,6 +58,8 @@ class Views:
         crop_scale: tuple[float, float] = (0.5, 1.0),
         flip: bool = True,
         seed: int = 0,
+        views: int = 0,
+        view_seed: int | None = None,
         cache_mb: float = 512,
         probe: str | None = "train",
     ) -> None:
@@ -67,6 +72,11 @@ class Views:
             crop_scale: least and largest share of the area that a training crop covers.
             flip: mirror half of the training views.
             seed: of the training views; not negative.
+            views: number of views a picture has; each epoch shows one of them, all of them once before any
+                comes again, in an order drawn anew each time round. 0 means a fresh view every epoch. Up to
+                `views` epochs the views are distributed as fresh ones are; beyond, a picture repeats its own.
+            view_seed: draws the views in place of `seed`, and by what is in a picture instead of by its
+                place in the list, so that runs of other seeds and draws see the same views of it.
             cache_mb: memory for decoded pictures.
             probe: the kind of view to keep ready while reading ("train" or "eval"). None reads nothing
                 at the start; a picture that fails later then raises its `UserError`.
@@ -76,6 +86,11 @@ class Views:
         """
         self.crop_scale, self.seed = _checked_settings(image_size, crop_scale, seed)
         self.image_size, self.flip = image_size, flip
+        if views < 0 or (view_seed is not None and view_seed < 0):
+            raise UserError(f"views and view_seed must not be negative, not {views} and {view_seed}.")
+        self.views, self.view_seed = views, view_seed
+        self._digests: dict[int, bytes] = {}
+        self._recipe = json.dumps([*self.crop_scale, flip, image_size, *mean, *std, PILLOW]).encode()
         self._read, self._given = read, tuple(items)
         self._mean = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
@@ -104,6 +119,21 @@ class Views:
         """
         return self._batch(indices, lambda place: self._train_view(place, epoch))
 
+    def view_keys(self, indices: Iterable[int] | Tensor, epoch: int) -> list[bytes]:
+        """16 bytes per training view that say what it is: the picture, the draw, crop, size and scaling.
+
+        Equal keys mean equal pixels; a changed picture file has other keys.
+        """
+        return [self._view_key(self._place(int(index)), epoch) for index in indices]
+
+    def view_index(self, epoch: int) -> int:
+        """Which of a picture's views an epoch shows."""
+        if not self.views:
+            return epoch
+        seed = self.seed if self.view_seed is None else self.view_seed
+        rng = np.random.default_rng([seed, self.views, epoch // self.views])
+        return int(rng.permutation(self.views)[epoch % self.views])
+
     def eval_batch(self, indices: Iterable[int] | Tensor) -> Tensor:
         """Views [B, 3, H, W] as CLIP prepares them: short side resized, centre cut out, normalised."""
         return self._batch(indices, self._eval_view)
@@ -128,12 +158,32 @@ class Views:
 
     def _train_view(self, place: int, epoch: int) -> np.ndarray:
         picture = self._source(place)  # [h, w, 3] uint8
-        rng = np.random.default_rng([self.seed, epoch, place])
+        rng = np.random.default_rng(self._draw(place, epoch))
         top, left, height, width = random_crop(rng, picture.shape[0], picture.shape[1], self.crop_scale)
         crop = np.ascontiguousarray(picture[top : top + height, left : left + width])
         size = (self.image_size, self.image_size)
         view = np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
         return view[:, ::-1] if self.flip and rng.random() < 0.5 else view
+
+    def _draw(self, place: int, epoch: int) -> list[int]:
+        """The entropy a training view is drawn from."""
+        view = self.view_index(epoch)
+        if self.view_seed is None:
+            return [self.seed, view, place]
+        return [self.view_seed, view, *np.frombuffer(self._digest(place), np.uint32).tolist()]
+
+    def _digest(self, place: int) -> bytes:
+        """16 bytes of what is in a picture."""
+        if place not in self._digests:
+            source = self._source(place)
+            digest = hashlib.blake2b(repr(source.shape).encode(), digest_size=16)
+            digest.update(np.ascontiguousarray(source).data)
+            self._digests[place] = digest.digest()
+        return self._digests[place]
+
+    def _view_key(self, place: int, epoch: int) -> bytes:
+        draw = json.dumps(self._draw(place, epoch)).encode()
+        return hashlib.blake2b(self._digest(place) + draw + self._recipe, digest_size=16).digest()
 
     def _eval_view(self, place: int) -> np.ndarray:
         view = self._cache.get(("eval", place))

@@ -1,0 +1,179 @@
+"""The resumable state of a training run, and the look-out for NaN and Inf."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anprompt.errors import UserError
+from anprompt.files import atomic_write, read_tensors, write_tensors
+from anprompt.methods.base import Method, MethodConfig
+
+log = logging.getLogger("anprompt")
+
+FILE = "state.safetensors"
+
+
+@dataclass
+class TrainLog:
+    """What happened: mean loss parts per epoch, seconds, steps, validation accuracy where asked for."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    resumed_from: int = 0
+
+
+class NonFiniteLoss(UserError):
+    """A loss part or a tensor became NaN or Inf. The method is back at its last finished epoch, whose state
+    is on disk where a state folder was given."""
+
+
+# --- on disk --------------------------------------------------------------------------------------
+def run_key(method: Method, config: MethodConfig, views: Any) -> str:
+    """Fingerprint of everything that decides a run; a state of another run must not be continued."""
+    labels = hashlib.sha256(views.labels.to("cpu", torch.int64).numpy().tobytes()).hexdigest()
+    fields = [
+        method.name, method.config.to_dict(), config.to_dict(), list(method.trained_classnames), method.template,
+        method.seed, method.backbone.weight_hash, labels, views.fingerprint,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def save_state(
+    folder: Path, method: Method, optimizer: torch.optim.Optimizer, run: str, train_log: TrainLog,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:  # fmt: skip
+    """Tensors and log in one file, replaced atomically: a kill at any moment leaves the last epoch whole."""
+    tensors = {f"method.{k}": v for k, v in method.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors.update(
+            {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
+        )
+    content = {"run": run, "log": dataclasses.asdict(train_log)}
+    if scaler is not None and scaler.is_enabled():
+        content["scaler"] = scaler.state_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = {"anprompt": json.dumps(content)}
+    atomic_write(folder / FILE, lambda path: write_tensors(path, tensors, meta))
+
+
+def load_state(
+    folder: Path, method: Method, optimizer: torch.optim.Optimizer, run: str,
+    scaler: torch.amp.GradScaler | None = None,
+) -> TrainLog:  # fmt: skip
+    """Continue from `folder` if it holds a state of this very run.
+
+    Raises:
+        UserError: the state belongs to another run, or the file is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return TrainLog()
+    tensors, meta = read_tensors(path)
+    content = json.loads(meta.get("anprompt", "{}"))
+    if content.get("run") != run:
+        raise UserError(
+            f"{path} is the state of another run (other data, settings, seed or backbone). "
+            "Choose another --out folder, or delete that one to start afresh."
+        )
+    method.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("method.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            index, name = key.split(".", 2)[1:]
+            state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if scaler is not None and "scaler" in content:
+        scaler.load_state_dict(content["scaler"])
+    log.info("resuming after %d finished epochs from %s", len(content["log"]["epochs"]), path)
+    return TrainLog(**content["log"])
+
+
+# --- NaN and Inf ----------------------------------------------------------------------------------
+class Watch:
+    """Sums of the loss parts of one epoch, and where each first broke; kept on the device.
+
+    Nothing here waits for the device but `check` and `means`.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums = self.first_bad = torch.zeros(0)
+        self.skipped: Tensor | int = 0
+
+    def add(self, parts: Mapping[str, Tensor], number: int) -> None:
+        """Loss parts of step `number`."""
+        values = torch.stack([part.detach().float() for part in parts.values()])
+        if not self.names:
+            self.names, self.sums = list(parts), torch.zeros_like(values)
+            self.first_bad = torch.full_like(values, torch.inf)
+        self.sums = self.sums + values
+        here = torch.full_like(values, float(number))
+        self.first_bad = torch.where(torch.isfinite(values), self.first_bad, self.first_bad.minimum(here))
+
+    def check(
+        self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, epoch: int, number: int
+    ) -> None:  # fmt: skip
+        """`NonFiniteLoss` naming the first broken loss part and its step, or the first broken tensor."""
+        first = self.first_bad[1:].tolist()  # the sum itself stands first and is of no news
+        tensor = broken_tensor(method, optimizer)
+        if min(first, default=torch.inf) < torch.inf:
+            at = int(min(first))
+            also = f" (and tensor {tensor!r})" if tensor else ""
+            raise NonFiniteLoss(
+                _broken(f"loss part {self.names[1 + first.index(at)]!r}{also}", "at", epoch, at)
+            )
+        if tensor:
+            raise NonFiniteLoss(_broken(f"tensor {tensor!r}", "by", epoch, number))
+        if scaler.is_enabled() and scaler.get_scale() < 1:  # they overflow unscaled: nothing is learned
+            name = broken_gradient(method) or "unknown"
+            raise NonFiniteLoss(_broken(f"gradient of {name!r}", "by", epoch, number))
+
+    def means(self, steps: int) -> dict[str, float]:
+        """Mean loss parts, and how many steps fp16 left out where it left out any."""
+        found = {name: value / steps for name, value in zip(self.names, self.sums.tolist())}
+        return {**found, "skipped_steps": float(self.skipped)} if int(self.skipped) else found
+
+
+def broken_tensor(method: Method, optimizer: torch.optim.Optimizer) -> str | None:
+    """Name of the first parameter, or optimiser tensor of a parameter, that holds NaN or Inf."""
+    named: list[tuple[str, Tensor]] = []
+    for name, parameter in method.named_parameters():
+        named.append((name, parameter))
+        state = optimizer.state.get(parameter, {})
+        named += [(f"{name} ({key})", value) for key, value in state.items() if _is_like(value, parameter)]
+    return _first_broken(named)
+
+
+def broken_gradient(method: Method) -> str | None:
+    """Name of the first parameter whose gradient holds NaN or Inf."""
+    return _first_broken([(name, p.grad) for name, p in method.named_parameters() if p.grad is not None])
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape and value.device == parameter.device
+
+
+def _first_broken(named: list[tuple[str, Tensor]]) -> str | None:
+    if not named:
+        return None
+    sound = torch.stack([torch.isfinite(value).all() for _, value in named]).tolist()  # one wait for all
+    return next((name for (name, _), fine in zip(named, sound) if not fine), None)
+
+
+def _broken(what: str, when: str, epoch: int, number: int) -> str:
+    return (
+        f"Training broke: {what} is NaN or Inf {when} epoch {epoch + 1}, step {number + 1}. Lower the learning rate "
+        f"(--set lr=...), or use --precision fp32; the last finished epoch ({epoch}) is kept."
+    )
