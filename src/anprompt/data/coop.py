@@ -176,7 +176,7 @@ def _aircraft_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
 
 def _imagenet_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
     train, val = home / row.images / "train", home / row.images / "val"
-    name_of = _synset_names(home / row.split_file)
+    name_of = synset_names(home / row.split_file)
     folders = _synset_folders(train, name_of)
     strange = sorted(set(_listed(val, folders=True)) - set(folders))
     if strange or not _listed(val, folders=True):
@@ -188,7 +188,7 @@ def _imagenet_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
 
 def _synsets_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
     """A variant with a folder per WordNet id; its classes are those of ImageNet that have a folder."""
-    name_of = _synset_names(split_path(row, home))
+    name_of = synset_names(split_path(row, home))
     base = home / row.images
     folders = _synset_folders(base, name_of)
     names = [name_of[folder] for folder in folders]
@@ -197,7 +197,7 @@ def _synsets_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
 
 def _numbered_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
     """ImageNet-V2: folder k holds the k-th class by WordNet id, counted from 0."""
-    name_of = _synset_names(split_path(row, home))
+    name_of = synset_names(split_path(row, home))
     names = [name_of[synset] for synset in sorted(name_of)]
     base = home / row.images
     folders = [str(number) for number in range(len(names))]
@@ -209,7 +209,7 @@ def _numbered_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
     return {"train": [], "val": [], "test": _pictures(base, folders, names)}, names
 
 
-def _synset_names(file: Path) -> dict[str, str]:
+def synset_names(file: Path) -> dict[str, str]:
     """`classnames.txt`: a WordNet id and a class name per line."""
     name_of: dict[str, str] = {}
     for number, line in enumerate(_text(file).splitlines(), 1):
