@@ -24,16 +24,6 @@ def record(
 
 
 # --- base and new as rows -------------------------------------------------------------------------
-def test_spread_by_hand() -> None:
-    spread = tables.Spread.of([70.0, 72.0, 77.0])
-    assert spread.mean == pytest.approx(73)
-    assert spread.std == pytest.approx(13**0.5)  # (9 + 1 + 16) / 2
-    assert spread.half == pytest.approx(4.302653 * (13 / 3) ** 0.5, rel=1e-6)  # t(0.975, 2) = 4.302653
-    assert spread.text() == "73.0 ± 3.6"
-    alone = tables.Spread.of([70.0])
-    assert (alone.std, alone.half, alone.text()) == (None, None, "70.0")
-
-
 def test_h_of_the_averages_and_average_of_the_h() -> None:
     records = [record("a", "m", 1, 80, 40), record("b", "m", 1, 60, 60)]
     rows = {row.dataset: row for row in tables.base_new_rows(records)}

@@ -43,5 +43,10 @@ def sheets(records: Iterable[Record], reference: str = "") -> list[Sheet]:
     for batch in batches(listed):
         if batch.protocol not in BUILDERS:
             raise choices("protocol in a record", batch.protocol, BUILDERS)
-        found += BUILDERS[batch.protocol](batch, reference or REFERENCE)
+        try:
+            found += BUILDERS[batch.protocol](batch, reference or REFERENCE)
+        except KeyError as error:
+            raise UserError(
+                f"A {batch.protocol} record lacks {error}; it is of another version or was edited. Run it again."
+            ) from error
     return found

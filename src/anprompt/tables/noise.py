@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anprompt.errors import UserError
 from anprompt.noise.image import UNSEEN
 from anprompt.results import Record
 from anprompt.stats import Spread, flip_rate, relative_drop
@@ -65,9 +66,15 @@ class Block:
 
 
 def split(condition: str) -> tuple[str, str, int]:
-    """Kind, family and strength of `image:fog:3`."""
-    kind, family, strength = condition.split(":")
-    return kind, family, int(strength)
+    """Kind, family and strength of `image:fog:3`.
+
+    Raises:
+        UserError: another form.
+    """
+    words = condition.split(":")
+    if len(words) != 3 or not (words[2].isascii() and words[2].isdigit()):
+        raise UserError(f"A record has the condition {condition!r}, which is not KIND:FAMILY:STRENGTH.")
+    return words[0], words[1], int(words[2])
 
 
 def entries(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
