@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from anprompt.data.catalog import BENCHMARKS, CATALOG, IMAGENET_VARIANTS, SPLITS_SOURCE
+from anprompt.data.check import check_dataset
 from anprompt.data.coop import read_split
+from anprompt.data.prepare import prepare
 from anprompt.data.splits import clean_classnames
 from tests.shared import shared
 
@@ -72,3 +76,31 @@ def test_counts_and_names_equal_the_real_split_files(name):
 
 def test_the_page_that_links_the_split_files_is_a_project_page():
     assert SPLITS_SOURCE.startswith("https://github.com/KaiyangZhou/CoOp/")
+
+
+@pytest.mark.parametrize("name", ["oxford_pets", "dtd"])
+def test_a_whole_download_under_the_real_split(tmp_path, name):
+    """All names of the real split as empty files: placed, counted, and nothing left to say."""
+    row = CATALOG[name]
+    split = shared(f"reference/splits/{row.split_file}")
+    images = tmp_path / "download" / row.pieces[0].names[0]
+    rows = [entry for part in json.loads(split.read_text()).values() for entry in part]
+    for folder in {path.rpartition("/")[0] for path, *_ in rows}:
+        (images / folder).mkdir(parents=True, exist_ok=True)
+    for path, *_ in rows:
+        (images / path).touch()
+    check = prepare(name, tmp_path / "download", tmp_path / "root", split=split).check
+    assert check.complete and check.counts == check.expected == asdict(row.counts)
+    assert {finding.state for finding in check.findings} == {"found"}
+    (images / rows[-1][0]).unlink()
+    check = check_dataset(name, tmp_path / "root")
+    assert not check.complete and check.next_step.endswith(rows[-1][0])
+
+
+def test_the_page_on_data_has_every_row():
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    for row in CATALOG.values():
+        counts = [f"{count:,}".replace(",", " ") if count else "-" for count in asdict(row.counts).values()]
+        cells = [f"[{row.title}]({row.source})", f"`{row.name}`", *counts, row.template, row.licence]
+        assert f"| {' | '.join(cells)} |" in page, row.name
+        assert f"| {row.title} | `{row.folder}/`:" in page, row.name
