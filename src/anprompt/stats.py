@@ -5,6 +5,7 @@ Accuracies are in percent and higher is better. Where something is drawn (bootst
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -49,13 +50,19 @@ class Spread:
         if len(listed) == 1:
             return cls(mean, None, None, 1)
         std = statistics.stdev(listed)
-        half = float(stats.t.ppf(0.975, len(listed) - 1)) * std / math.sqrt(len(listed))
+        half = _t975(len(listed) - 1) * std / math.sqrt(len(listed))
         return cls(mean, std, half, len(listed))
 
     def text(self, decimals: int = 1) -> str:
         """`71.3 ± 0.8`: mean and standard deviation."""
         spread = f" ± {self.std:.{decimals}f}" if self.std is not None else ""
         return f"{self.mean:.{decimals}f}{spread}"
+
+
+@functools.cache
+def _t975(freedom: int) -> float:
+    """Upper 2.5 % point of Student's t; tables ask for the same few again and again."""
+    return float(stats.t.ppf(0.975, freedom))
 
 
 def relative_drop(clean: float, noisy: float) -> float:

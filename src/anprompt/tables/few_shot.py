@@ -10,6 +10,7 @@ from anprompt.stats import Spread
 from anprompt.tables.compare import named, paired_sheet, picture_sheet, rank_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.noise import noise_sheets
+from anprompt.tables.rows import untrained
 from anprompt.tables.runs import (
     Batch,
     Grid,
@@ -20,7 +21,6 @@ from anprompt.tables.runs import (
     shots_text,
     spread,
     spread_note,
-    untrained,
 )
 from anprompt.tables.sheet import Cell, Line, Sheet, columns
 

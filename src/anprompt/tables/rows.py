@@ -88,8 +88,13 @@ def labels(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(map(label, records)))
 
 
+def untrained(record: Record) -> bool:
+    """Whether a run's method had nothing to train, so that seeds and shots change nothing."""
+    return record.get("method", {}).get("trained_parameters") == 0
+
+
 def select(records: Iterable[Record], dataset: str, method: str, condition: str) -> Runs:
-    """The runs of one data set, method and condition, by seed.
+    """The runs of one data set, method and condition, by seed; the one of what no seed changes, under 0.
 
     Raises:
         UserError: two records claim the same seed, so a mean over them would count one twice.
@@ -101,12 +106,14 @@ def select(records: Iterable[Record], dataset: str, method: str, condition: str)
             continue
         if condition != CLEAN and condition not in record["metrics"].get("conditions", {}):
             continue
-        if spec["seed"] in runs:
+        still = untrained(record)
+        seed = 0 if still else spec["seed"]
+        if seed in runs and not still:
             raise UserError(
                 f"Two records of {method} on {dataset} have seed {spec['seed']} (other shots, backbone or "
                 "precision); keep such runs in folders of their own."
             )
-        runs[spec["seed"]] = base_new(record, condition)
+        runs.setdefault(seed, base_new(record, condition))
     return runs
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from anprompt.errors import UserError
 from anprompt.results import Record
 from anprompt.stats import Spread
-from anprompt.tables.rows import label, shown_name
+from anprompt.tables.rows import label, shown_name, untrained
 
 REFERENCE = "anprompt"
 FEW_SHOT = "few-shot"
@@ -176,11 +176,6 @@ class Grid:
 
 def _measured(record: Record) -> int:
     return len(record["metrics"].get("conditions", {}))
-
-
-def untrained(record: Record) -> bool:
-    """Whether a run's method had nothing to train, so that seeds and shots change nothing."""
-    return record.get("method", {}).get("trained_parameters") == 0
 
 
 def spread(values: Values, method: str, dataset: str) -> Spread | None:
