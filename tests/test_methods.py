@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +359,15 @@ def test_the_list_names_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "sgd lr 0.0035, 5 epochs, batch 4" in out and "nothing to train" in out
     assert "depth=0" in out and "embedded" in out
+
+
+def test_the_page_of_methods_tells_sizes_as_they_are() -> None:
+    """Lines to within ten, so that a small edit needs no new page; papers as the classes name them."""
+    folder = Path(__file__).parents[1]
+    page = (folder / "docs/methods.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| (arXiv [\d.]+) \| `(\w+)\.py` \| (\d+) \|", page, re.MULTILINE)
+    assert {name for _, name, _ in rows} == {"zeroshot", "coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt"}  # fmt: skip
+    for paper, name, lines in rows:
+        source = (folder / f"src/anprompt/methods/{name}.py").read_text(encoding="utf-8")
+        assert abs(len(source.splitlines()) - int(lines)) <= 10, name
+        assert paper == method_class(name).paper
