@@ -1,25 +1,34 @@
-"""`anprompt bench base-to-new`: methods side by side on data sets and seeds, one record a run."""
+"""`anprompt bench PROTOCOL`: methods side by side on data sets, shots and seeds, one record a run."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from anprompt.commands.fit import check_out
 from anprompt.commands.parser import one_of, setting, shots, whole
 from anprompt.commands.terminal import console, say
-from anprompt.errors import UserError
-from anprompt.files import write_text
+from anprompt.conditions import QUICK, all_conditions, described
+from anprompt.errors import UserError, choices
+from anprompt.estimate import estimate
 from anprompt.live import LiveSweep
-from anprompt.protocols import PROTOCOLS, Pairs, RunSpec
-from anprompt.results import finished
+from anprompt.protocols import PROTOCOLS, Lab, Pairs, RunSpec
+from anprompt.results import Record
 from anprompt.sweep import is_untrained, plan
-from anprompt.tables import as_csv, base_new_rows, markdown, markdown_note, terminal
+from anprompt.tables import sheets, to_terminal, write_sheets
 from anprompt.train import PRECISIONS
 from anprompt.tuning import split_settings
 from anprompt.workers import default_jobs, run_parallel
+
+FEW_SHOTS = (1, 2, 4, 8, 16)
+CLASSIC = (
+    "imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft",
+    "sun397", "dtd", "eurosat", "ucf101",
+)  # fmt: skip
+LISTS = ("all", "quick", "image", "text", "template", "descriptions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "protocol",
         type=one_of("protocol", PROTOCOLS),
         metavar="PROTOCOL",
-        help="what to measure: base-to-new",
+        help=f"what to measure: {', '.join(PROTOCOLS)}",
     )
     parser.add_argument(
         "--data", default="embedded", help="data sets, separated by commas: embedded (all of them), embedded:food, "
         "a folder, a CSV file, coop:oxford_pets (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--targets", metavar="DATA", help="data sets to test on besides, separated by commas (cross-dataset: by "
+        "default the other embedded sets, or the other classic ones for coop:imagenet; domains: data sets of the "
+        "same classes, by default the unseen domains of the data itself)",
+    )  # fmt: skip
     parser.add_argument("--root", help="folder that relative paths and coop: data sets start from")
     parser.add_argument("--methods", default="zeroshot,anprompt", help="presets (default: %(default)s)")
     parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
-    parser.add_argument("--shots", type=shots, default=16, metavar="N|all", help="pictures per class")
+    parser.add_argument(
+        "--shots", metavar="N,N,...|all", help="pictures per class (default: 16; few-shot: 1,2,4,8,16)"
+    )
     parser.add_argument("--backbone", default="embedded", help="embedded, a folder, or a hub id")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument(
@@ -55,32 +71,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a disturbed test condition besides the clean one, e.g. image:fog:3 or text:typo:2; repeatable",
     )  # fmt: skip
     parser.add_argument(
+        "--conditions", metavar="LIST", help="several: all, quick (a dozen), image, text, template, descriptions, or "
+        "conditions separated by commas (default: none; noise: all)",
+    )  # fmt: skip
+    parser.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
         type=setting, help="a setting of the method or of the training, e.g. epochs=20; repeatable",
     )  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder of the records (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs, start none")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the runs with estimated time and memory, start none"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is not there yet, print the table, write it to table.md and table.csv."""
+    """Run what is not there yet, print the tables, write them beside the records."""
     specs = specifications(args)
     runs = Path(args.runs)
-    if args.dry_run:
-        for spec in specs:
-            state = "done" if finished(runs, spec.identity()) else "to run"
-            say(f"{state:7} {spec.dataset} {spec.method} seed {spec.seed}")
-        return 0
-    check_out(runs)
     jobs = args.jobs or default_jobs(args.backbone, args.device)
-    with LiveSweep(specs, console(), title=f"{args.protocol}, {args.shots or 'all'} shots") as live:
+    if args.dry_run:
+        return dry_run(specs, runs, Lab(args.device), jobs)
+    check_out(runs)
+    with LiveSweep(specs, console(), title=args.protocol) as live:
         records = run_parallel(specs, runs, jobs=jobs, device=args.device, observe=live)
-    rows = base_new_rows(records)
-    console().print(terminal(rows))
-    write_text(runs / "table.md", markdown(rows, markdown_note(records)))
-    write_text(runs / "table.csv", as_csv(rows))
-    say(f"Records and tables: {runs}/ (table.md, table.csv)")
+    show(records, runs)
     return 0
+
+
+def show(records: Sequence[Record], runs: Path) -> None:
+    """Print the first table of a sweep, and write all of them."""
+    found = sheets(records)
+    if found:
+        console().print(to_terminal(found[0]))
+    names = ", ".join(path.name for path in write_sheets(runs, found))
+    say(f"Records and tables: {runs}/ ({names})")
+
+
+def dry_run(specs: Sequence[RunSpec], runs: Path, lab: Lab, jobs: int) -> int:
+    """List the runs: which are done, and what the others will take."""
+    found = estimate(specs, runs, lab)
+    several_shots = len({spec.shots for spec in specs}) > 1
+    for one in found:
+        spec = one.spec
+        drawn = f" {spec.shots or 'all'} shots" if several_shots else ""
+        takes = f"  {duration(one.seconds)}, {one.pace.memory_mb:.0f} MB" if one.pace else ""
+        say(f"{'done' if one.done else 'to run':7} {spec.dataset} {spec.method}{drawn} seed {spec.seed}{takes}")
+    left = [one for one in found if not one.done]
+    paces = [one.pace for one in left if one.pace]
+    if paces:
+        total = sum(one.seconds for one in left) / min(jobs, len(left))
+        told = sum(pace.records > 0 for pace in paces)
+        how = f"{told} by records in {runs}, {len(paces) - told} by a few steps measured now"
+        memory = sum(sorted((pace.memory_mb for pace in paces), reverse=True)[:jobs])
+        say(f"{len(left)} runs, {jobs} at a time: about {duration(total)}, {memory:.0f} MB ({how})")
+    else:
+        say("Nothing to run.")
+    return 0
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def specifications(args: argparse.Namespace) -> list[RunSpec]:
@@ -90,12 +143,87 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
         UserError: a value that is no number, an unknown name, an empty list.
     """
     methods = words(args.methods, "methods")
-    return plan(
-        data_sets(args.data), methods, seeds(args.seeds),
-        protocol=args.protocol, shots=args.shots,
-        backbone=args.backbone, precision=args.precision, overrides=overrides(dict(args.settings), methods),
-        conditions=tuple(args.condition), descriptions=args.descriptions, root=args.root,
-    )  # fmt: skip
+    specs: list[RunSpec] = []
+    for dataset in data_sets(args.data):
+        known = bool(args.descriptions) or dataset.startswith("embedded:")
+        for number in all_shots(args.shots, args.protocol):
+            specs += plan(
+                [dataset], methods, seeds(args.seeds),
+                protocol=args.protocol, shots=number,
+                backbone=args.backbone, precision=args.precision,
+                overrides=overrides(dict(args.settings), methods),
+                conditions=conditions(args.conditions, args.condition, known),
+                targets=targets(args.targets, args.protocol, dataset),
+                descriptions=args.descriptions, root=args.root,
+            )  # fmt: skip
+    return list(dict.fromkeys(once_untrained(specs)))
+
+
+def once_untrained(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
+    """A method with nothing to train is the same for any number of shots: its first one stands."""
+    first: dict[tuple[str, str], int | None] = {}
+    for spec in specs:
+        if is_untrained(spec.method):
+            shots = first.setdefault((spec.dataset, spec.method), spec.shots)
+            spec = dataclasses.replace(spec, shots=shots)
+        yield spec
+
+
+def all_shots(text: str | None, protocol: str) -> list[int | None]:
+    """`1,2,4` or `all`; what is usual for the protocol where nothing is given.
+
+    Raises:
+        UserError: one is no whole number from 1 on.
+    """
+    if text is None:
+        return [*FEW_SHOTS] if protocol == "few-shot" else [16]
+    try:
+        return list(dict.fromkeys(shots(word) for word in words(text, "shots")))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--shots: pictures per class {error}.") from None
+
+
+def targets(text: str | None, protocol: str, dataset: str) -> tuple[str, ...]:
+    """The data sets to test on besides the one trained on.
+
+    Raises:
+        UserError: the protocol has no targets, or none are known for this data set.
+    """
+    if text is not None:
+        if protocol not in ("cross-dataset", "domains"):
+            raise UserError(f"{protocol} tests on the data it trains on; leave out --targets.")
+        return tuple(name for name in data_sets(text) if name != dataset)
+    if protocol != "cross-dataset":
+        return ()
+    if dataset == "coop:imagenet":
+        return tuple(f"coop:{name}" for name in CLASSIC if name != "imagenet")
+    if dataset.startswith("embedded:"):
+        return tuple(name for name in data_sets("embedded") if name != dataset)
+    raise UserError(f"cross-dataset from {dataset} needs targets; give data sets with --targets.")
+
+
+def conditions(text: str | None, single: Sequence[str], descriptions: bool) -> tuple[str, ...]:
+    """`--conditions` and `--condition` together, each condition once.
+
+    Raises:
+        UserError: an unknown word or condition.
+    """
+    found: list[str] = []
+    everything = all_conditions(descriptions)
+    for word in words(text, "conditions") if text is not None else []:
+        if word in ("all", "default"):
+            found += everything
+        elif word == "quick":
+            found += QUICK
+        elif word == "descriptions":
+            found += described()
+        elif word in ("image", "text", "template"):
+            found += [c for c in everything if c.startswith(f"{word}:")]
+        elif ":" in word:
+            found.append(word)
+        else:
+            raise choices("list of conditions", word, LISTS)
+    return tuple(dict.fromkeys([*found, *single]))
 
 
 def data_sets(text: str) -> list[str]:

@@ -1,17 +1,25 @@
 """Test conditions: the same pictures and class names, disturbed in a seeded way.
 
-A condition is written `image:FAMILY:SEVERITY` or `text:OPERATOR:STRENGTH`. Its noise depends on the
-picture or class and on nothing else, so every method and every training seed meets the same noise.
+    image:FAMILY:SEVERITY        corrupted pictures
+    text:OPERATOR:STRENGTH       noise on the class names alone
+    template:OPERATOR:STRENGTH   noise on the words around them alone
+    template:unseen:NUMBER       another wording, which is in no list that anything trains with
+    template:description:NUMBER  a sentence about the class (its NUMBERth, counted round) in place of the template
+
+The noise depends on the picture or class and on nothing else, so every method and every training seed
+meets the same noise.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
+from anprompt.backbones import Backbone
 from anprompt.data.types import Item
 from anprompt.data.views import centre_view
 from anprompt.errors import UserError, choices
@@ -22,11 +30,18 @@ from anprompt.noise.text import DEFAULT_OPS, STRENGTHS, TEXT_NOISE, perturb
 
 NOISE_SEED = 0
 Read = Callable[[Item], Image.Image]
+Descriptions = Mapping[str, Sequence[str]]
+
+# Whole sentences that someone else would write: neither CLIP's, CoOp's or PromptSRC's lists nor the
+# paraphrases of the text noise have them.
+UNSEEN_TEMPLATES = ("what the picture shows is called {}.", "{}, seen on its own.", "find the {} here.")
+UNSEEN, DESCRIPTION = "unseen", "description"
+NUMBERS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One disturbance: of pictures ("image") or of class names ("text")."""
+    """One disturbance: of pictures ("image"), of class names ("text"), or of the words around ("template")."""
 
     kind: str
     family: str
@@ -34,13 +49,13 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """`image:motion_blur:3` or `text:typo:2`.
+        """`image:motion_blur:3`, `text:typo:2` or `template:paraphrase:1`.
 
         Raises:
             UserError: another form, or a family or strength that does not exist.
         """
         parts = text.split(":")
-        if len(parts) != 3 or not parts[2].isdigit():
+        if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit()):
             raise UserError(
                 f"Condition {text!r} is not KIND:FAMILY:STRENGTH, like image:fog:3 or text:typo:2."
             )
@@ -48,13 +63,14 @@ class Condition:
         known: dict[str, tuple[Iterable[str], Sequence[int]]] = {
             "image": (IMAGE_NOISE, SEVERITIES),
             "text": (TEXT_NOISE, tuple(STRENGTHS)),
+            "template": ((*TEXT_NOISE, UNSEEN, DESCRIPTION), tuple(STRENGTHS)),
         }
         if kind not in known:
             raise choices("kind of condition", kind, known)
         families, strengths = known[kind]
         if family not in set(families):
             raise choices(f"{kind} noise", family, families)
-        if strength not in strengths:
+        if strength not in (NUMBERS if family in (UNSEEN, DESCRIPTION) else strengths):
             raise choices("strength", strength, strengths)
         return cls(kind, family, strength)
 
@@ -65,44 +81,182 @@ class Condition:
     def title(self) -> str:
         """As a person reads it."""
         words = self.family.replace("_", " ")
-        return (
-            f"{words}, severity {self.strength}"
-            if self.kind == "image"
-            else f"{words} in names, strength {self.strength}"
-        )
+        if self.kind == "image":
+            return f"{words}, severity {self.strength}"
+        if self.family in (UNSEEN, DESCRIPTION):
+            return f"{'unseen template' if self.family == UNSEEN else words} {self.strength}"
+        return f"{words} in {'names' if self.kind == 'text' else 'templates'}, strength {self.strength}"
 
     @property
     def seen_in_training(self) -> bool:
         """Whether ANPrompt's own noisy sentences are made with this operator; picture noise never is."""
-        return self.kind == "text" and self.family in DEFAULT_OPS
+        return self.kind != "image" and self.family in DEFAULT_OPS
+
+    # --- pictures ---------------------------------------------------------------------------------
+    def view(self, item: Item, view: np.ndarray) -> np.ndarray:
+        """A picture at the model's input size, uint8 [H, W, 3], corrupted; other conditions leave it."""
+        if self.kind != "image":
+            return view
+        rng = picture_rng(NOISE_SEED, item.path, self.family, self.strength)
+        return corrupt(view, self.family, self.strength, rng=rng)
 
     def reader(self, read: Read, size: int) -> Read:
         """Reads pictures as a model of this input size gets them, corrupted."""
         if self.kind != "image":
             return read
-
+        
         def noisy(item: Item) -> Image.Image:
-            rng = picture_rng(NOISE_SEED, item.path, self.family, self.strength)
-            view = corrupt(centre_view(read(item), size), self.family, self.strength, rng=rng)
-            return Image.fromarray(view)
+            return Image.fromarray(self.view(item, centre_view(read(item), size)))
 
         return noisy
 
+    # --- words ------------------------------------------------------------------------------------
     def names(self, classnames: Sequence[str]) -> list[str]:
         """The class names as the text encoder gets them."""
         if self.kind != "text":
             return list(classnames)
-        return [
-            perturb(
-                "{}", name, ops=[self.family], strength=self.strength, target="classname",
-                rng=random.Random(stable_seed(NOISE_SEED, name, self.family, self.strength)),
-            )
-            for name in classnames
-        ]  # fmt: skip
+        return [self._noisy("{}", name, "classname") for name in classnames]
 
-    def classifier(self, method: Method, classnames: Sequence[str]) -> Classifier:
-        """A classifier that was given the disturbed names; the head is that of the true names."""
-        head = Classifier(method, classnames).head
-        disturbed = Classifier(method, self.names(classnames), head)
+    def sentences(
+        self, classnames: Sequence[str], template: str, descriptions: Descriptions | None = None
+    ) -> list[str]:
+        """The sentence per class, for methods that read one.
+
+        Raises:
+            UserError: a description is asked for and the class has none.
+        """
+        names = [name.replace("_", " ") for name in self.names(classnames)]
+        if self.family == DESCRIPTION:
+            return [self._description(name, descriptions or {}) for name in classnames]
+        if self.family == UNSEEN:
+            template = UNSEEN_TEMPLATES[self.strength - 1]
+        elif self.kind == "template":
+            return [self._noisy(template, name, "template") for name in names]
+        return [template.format(name) for name in names]
+
+    def classifier(
+        self, method: Method, classnames: Sequence[str], *, template: str | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> Classifier:  # fmt: skip
+        """A classifier that was given the disturbed words; the head is that of the true names."""
+        words = self.words(method, classnames, template or method.template, descriptions or {})
+        disturbed, _ = worded(method, [words], Classifier(method, classnames).head)
         disturbed.classnames = tuple(classnames)  # results are counted under the true names
         return disturbed
+
+    def words(
+        self, method: Method, classnames: Sequence[str], template: str, descriptions: Descriptions
+    ) -> Words:
+        """Names and sentences as the text encoder gets them, short enough for it."""
+        names = self.names(classnames)
+        sentences = self.sentences(classnames, template, descriptions)
+        short = [shortened(method.backbone, s, name) for s, name in zip(sentences, names)]
+        about = {
+            noisy: [line.replace(name, noisy) for line in descriptions[name]]
+            for name, noisy in zip(classnames, names)
+            if name in descriptions
+        }
+        return Words(tuple(names), tuple(short), about)
+
+    def _noisy(self, template: str, name: str, target: str) -> str:
+        key = (NOISE_SEED, name, self.family, self.strength, *((target,) if target == "template" else ()))
+        return perturb(
+            template, name, ops=[self.family], strength=self.strength, target=target,
+            rng=random.Random(stable_seed(*key)),
+        )  # fmt: skip
+
+    def _description(self, name: str, descriptions: Descriptions) -> str:
+        known = descriptions.get(name)
+        if not known:
+            raise UserError(
+                f"{self}: no description of class {name!r}; give a JSON file {{class: [sentences]}} with "
+                "--descriptions."
+            )
+        return known[(self.strength - 1) % len(known)]
+
+
+# --- words that are not the method's own ----------------------------------------------------------
+@dataclass(frozen=True)
+class Words:
+    """What stands for the classes: a name and a sentence each, and what is known about the names."""
+
+    names: tuple[str, ...]
+    sentences: tuple[str, ...]
+    descriptions: Descriptions
+
+    @classmethod
+    def clean(cls, classnames: Sequence[str], template: str, descriptions: Descriptions) -> Words:
+        """As they are without a condition."""
+        sentences = tuple(template.format(name.replace("_", " ")) for name in classnames)
+        return cls(tuple(classnames), sentences, descriptions)
+
+
+def worded(method: Method, rows: Sequence[Words], head: str = "auto") -> tuple[Classifier, bool]:
+    """A classifier of the rows' names, one row after the other, given their sentences instead of the
+    method's template.
+
+    Returns:
+        The classifier, and whether the method reads sentences: one whose learned vectors stand in place
+        of the template reads the names alone.
+    """
+    names = [name for row in rows for name in row.names]
+    sentences = [sentence for row in rows for sentence in row.sentences]
+    asked: list[bool] = []
+
+    def given(classnames: Sequence[str]) -> list[str]:
+        if list(classnames) != names:
+            raise UserError(f"Method {method.name!r} reads other classes than it was given.")
+        asked.append(True)
+        return sentences
+
+    known = method.descriptions
+    method.descriptions = {**known, **{k: list(v) for row in rows for k, v in row.descriptions.items()}}
+    # an attribute of this one object goes before its class's; taken away again, nothing has changed
+    method.__dict__["sentences"] = given
+    try:
+        return Classifier(method, names, head), bool(asked)
+    finally:
+        del method.__dict__["sentences"]
+        method.descriptions = known
+
+
+def shortened(backbone: Backbone, sentence: str, name: str) -> str:
+    """The sentence without words that exceed the context length: first those in front of the name."""
+    while " " in sentence and _too_long(backbone, sentence):
+        at = max(sentence.find(name), 0)
+        before = sentence[:at].split()
+        sentence = " ".join([*before[1:], sentence[at:]]) if before else sentence.rsplit(" ", 1)[0]
+    return sentence
+
+
+def _too_long(backbone: Backbone, sentence: str) -> bool:
+    try:
+        backbone.tokenize([sentence])
+    except UserError:
+        return True
+    return False
+
+
+# --- lists of conditions --------------------------------------------------------------------------
+QUICK = (
+    "image:gaussian_noise:3", "image:defocus_blur:3", "image:fog:3", "image:jpeg_compression:3", "image:occluded:3",
+    "text:case:2", "text:typo:1", "text:typo:2", "text:typo:3",
+    "template:paraphrase:2", "template:typo:2", "template:unseen:1",
+)  # fmt: skip
+
+
+def described(numbers: Iterable[int] = NUMBERS) -> tuple[str, ...]:
+    """The conditions of unseen class descriptions."""
+    return tuple(f"template:{DESCRIPTION}:{number}" for number in numbers)
+
+
+def all_conditions(descriptions: bool = False) -> tuple[str, ...]:
+    """Every family of picture noise in five severities; every operator in three strengths, on class names
+    and on templates apart; unseen templates, and descriptions where the classes have some."""
+    found = [f"image:{family}:{severity}" for family in IMAGE_NOISE for severity in SEVERITIES if severity]
+    for kind in ("text", "template"):
+        # another wording has no part in a name
+        operators = [name for name in TEXT_NOISE if kind == "template" or name != "paraphrase"]
+        found += [f"{kind}:{name}:{strength}" for name in operators for strength in STRENGTHS if strength]
+    found += [f"template:{UNSEEN}:{number}" for number in NUMBERS]
+    return tuple(found) + (described() if descriptions else ())

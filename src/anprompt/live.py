@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,11 +13,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from anprompt.evaluate import harmonic_mean
 from anprompt.protocols import Event, RunSpec
 from anprompt.results import Record
 from anprompt.tables import shown_name
 
 SHOWN = 24
+
+FIGURES: dict[str, tuple[str, ...]] = {
+    "base-to-new": ("base", "new", "H"),
+    "noise": ("base", "new", "H", "noisy H"),
+    "few-shot": ("accuracy",),
+    "cross-dataset": ("source", "targets"),
+    "domains": ("source", "targets"),
+}
 
 
 class LiveSweep:
@@ -26,6 +36,7 @@ class LiveSweep:
         self.console, self.title = console, title
         self.last: dict[RunSpec, Event | None] = dict.fromkeys(specs)
         self.since: dict[RunSpec, float] = {}
+        self.several_shots = len({spec.shots for spec in specs}) > 1
         self._live = Live(
             get_renderable=self.table, console=console, refresh_per_second=4, auto_refresh=console.is_terminal
         )
@@ -50,32 +61,36 @@ class LiveSweep:
             )
 
     def _line(self, spec: RunSpec, kind: str, record: Record) -> str:
-        metrics = record["metrics"]
         how = "was there" if kind == "skip" else f"{self._seconds(spec):.0f} s"
-        return (
-            f"{shown_name(spec.dataset)}  {spec.method}  seed {spec.seed}  base {metrics['base']['accuracy']:.1f}  "
-            f"new {metrics['new']['accuracy']:.1f}  H {metrics['H']:.1f}  ({how})"
-        )
+        found = "  ".join(f"{name} {value:.1f}" for name, value in figures(record).items())
+        return f"{'  '.join(self._names(spec))}  {found}  ({how})"
+
+    def _names(self, spec: RunSpec) -> list[str]:
+        """What tells a run from the others."""
+        drawn = [f"{spec.shots or 'all'} shots"] if self.several_shots else []
+        return [shown_name(spec.dataset), spec.method, *drawn, f"seed {spec.seed}"]
 
     def _seconds(self, spec: RunSpec) -> float:
         return time.monotonic() - self.since[spec]
 
     def table(self) -> Table:
         """All runs, or the ones around the running one where there are too many for a screen."""
+        specs = list(self.last)
         table = Table(title=self.title or None, title_justify="left", expand=False)
-        for name in ("data", "method", "seed"):
+        for name in ("data", "method", *(["shots"] if self.several_shots else []), "seed"):
             table.add_column(name, overflow="fold")
         table.add_column("state", min_width=26)
-        for name in ("base", "new", "H"):
+        columns = FIGURES[specs[0].protocol] if specs else ()
+        for name in columns:
             table.add_column(name, justify="right", min_width=5)
-        specs = list(self.last)
         begun = sum(event is not None for event in self.last.values())
         first = max(0, min(begun - SHOWN // 2, len(specs) - SHOWN))
         for spec in specs[first : first + SHOWN]:
             event = self.last[spec]
-            figures = _figures(event.record) if event and event.record else ("", "", "")
-            names = (Text(shown_name(spec.dataset)), Text(spec.method), str(spec.seed))
-            table.add_row(*names, self._state(event), *figures)
+            found = figures(event.record) if event and event.record else {}
+            shown = [f"{found[name]:.1f}" if name in found else "" for name in columns]
+            names = [Text(name.removeprefix("seed ").removesuffix(" shots")) for name in self._names(spec)]
+            table.add_row(*names, self._state(event), *shown)
         if len(specs) > SHOWN:
             table.caption = f"{len(specs)} runs in all"
         return table
@@ -93,7 +108,17 @@ class LiveSweep:
         return grid
 
 
-def _figures(record: Record) -> tuple[str, str, str]:
+def figures(record: Record) -> dict[str, float]:
+    """The few figures of a run that stand for it, by the name of their column in `FIGURES`."""
     metrics = record["metrics"]
-    values = metrics["base"]["accuracy"], metrics["new"]["accuracy"], metrics["H"]
-    return tuple(f"{value:.1f}" for value in values)  # type: ignore[return-value]
+    if "all" in metrics:
+        return {"accuracy": metrics["all"]["accuracy"]}
+    if "targets" in metrics:
+        means = [entry["accuracy"] for entry in metrics["targets"].values()]
+        return {"source": metrics["source"]["accuracy"], "targets": statistics.fmean(means)}
+    found = {"base": metrics["base"]["accuracy"], "new": metrics["new"]["accuracy"], "H": metrics["H"]}
+    noisy = list(metrics.get("conditions", {}).values())
+    if noisy and record["spec"]["protocol"] == "noise":
+        base, new = (statistics.fmean(c[half]["accuracy"] for c in noisy) for half in ("base", "new"))
+        found["noisy H"] = harmonic_mean(base, new)
+    return found

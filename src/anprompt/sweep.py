@@ -49,6 +49,9 @@ def plan(
 def up_to_date(record: Record, spec: RunSpec, lab: Lab) -> bool:
     """Whether a record was made with the very weights and data that are there now."""
     same_data = record["data"]["hash"] == dataset_hash(lab.dataset(spec))
+    for name in spec.targets:
+        known = record["data"].get("targets", {}).get(name, {})
+        same_data = same_data and known.get("hash") == dataset_hash(lab.dataset(spec, name))
     return same_data and record["backbone"]["weight_hash"] == lab.backbone(spec).weight_hash
 
 
@@ -84,7 +87,8 @@ def run_all(
 @contextlib.contextmanager
 def state_folder(runs_dir: str | Path, spec: RunSpec, lab: Lab) -> Iterator[Path]:
     """A folder for the resumable state of a run on these weights and data; it goes when the run is done."""
-    identity = [spec.identity(), lab.backbone(spec).weight_hash, dataset_hash(lab.dataset(spec))]
+    data = [dataset_hash(lab.dataset(spec, name)) for name in (spec.dataset, *spec.targets)]
+    identity = [spec.identity(), lab.backbone(spec).weight_hash, *data]
     folder = Path(runs_dir) / "unfinished" / spec_hash({"run": identity})[:16]
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

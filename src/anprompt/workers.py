@@ -5,14 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from anprompt.errors import UserError
 from anprompt.machine import hardware
 from anprompt.protocols import Event, Lab, Observer, RunSpec, silent
+from anprompt.protocols.shelf import default_budget
 from anprompt.results import Record
 from anprompt.sweep import run_all
 
@@ -39,11 +43,16 @@ def run_parallel(
         return run_all(specs, runs_dir, lab=Lab(device, Path(runs_dir) / "adapters"), observe=observe)
     context = multiprocessing.get_context("spawn")  # a forked torch can hang
     events: Any = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid()))
+    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid(), jobs))
     try:
         futures = [pool.submit(_work, spec, str(runs_dir)) for spec in specs]
         _relay(events, futures, observe)
         return [future.result() for future in futures]
+    except BrokenProcessPool:
+        raise UserError(
+            "A run's process was ended from outside, perhaps for want of memory. Start again, with fewer --jobs; "
+            "what is finished is kept."
+        ) from None
     except BaseException:  # Ctrl-C or a failed run: stop the others; their finished epochs are on disk
         for process in list((getattr(pool, "_processes", None) or {}).values()):
             process.terminate()
@@ -72,11 +81,21 @@ def _relay(events: Any, futures: Sequence[Future], observe: Observer) -> None:
 _here: dict[str, Any] = {}
 
 
-def _start(events: Any, device: str, runs_dir: str, parent: int) -> None:
+def _start(events: Any, device: str, runs_dir: str, parent: int, jobs: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    _here.update(events=events, lab=Lab(device, Path(runs_dir) / "adapters"), parent=parent, last=0.0)
+    lab = Lab(device, Path(runs_dir) / "adapters", default_budget(jobs))
+    _here.update(events=events, lab=lab, last=0.0)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the sweep's is gone: going on unseen would surprise, and waiting for work that
+    never comes would go on for ever."""
+    while os.getppid() == parent:
+        time.sleep(PAUSE)
+    os._exit(1)
 
 
 def _work(spec: RunSpec, runs_dir: str) -> Record:
@@ -84,8 +103,6 @@ def _work(spec: RunSpec, runs_dir: str) -> Record:
 
 
 def _tell(event: Event) -> None:
-    if os.getppid() != _here["parent"]:  # the sweep was killed; going on unseen would surprise
-        os._exit(1)
     if event.kind == "step":
         if time.monotonic() - _here["last"] < PAUSE:
             return

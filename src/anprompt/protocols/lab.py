@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.conditions import Condition
@@ -14,10 +14,29 @@ from anprompt.data.types import Dataset
 from anprompt.data.views import Views
 from anprompt.errors import UserError
 from anprompt.methods import method_class, preset
+from anprompt.protocols.pictures import Pictures
+from anprompt.protocols.shelf import Shelf, default_budget
 from anprompt.protocols.spec import RunSpec
 from anprompt.tuning import make_views, match_descriptions, read_descriptions, wants_descriptions
 
-KEPT_BYTES = 32 * 2**20
+KEPT_BYTES = 64 * 2**20  # of one part's pictures; larger parts are read anew each time
+
+
+@dataclass(frozen=True)
+class Part:
+    """Test pictures to be told apart among some classes.
+
+    Attributes:
+        source: the data set as `open_dataset` takes it.
+        which: which of its pictures; a name for people and for what is kept.
+        data: `test` and `classnames` count.
+        head: "trained", "unseen", or "auto" for what the class list says.
+    """
+
+    source: str
+    which: str
+    data: Dataset
+    head: str = "auto"
 
 
 class Lab:
@@ -26,14 +45,17 @@ class Lab:
     Args:
         adapters: folder where trained methods are kept, so that another protocol on the same training
             measures without training again; None keeps nothing.
+        budget: bytes for test pictures and for what the frozen encoder says of them.
     """
 
-    def __init__(self, device: str = "cpu", adapters: str | Path | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", adapters: str | Path | None = None, budget: int | None = None
+    ) -> None:
         self.device = device
         self.adapters = Path(adapters) if adapters else None
+        self.shelf = Shelf(default_budget() if budget is None else budget)
         self._backbones: dict[str, Backbone] = {}
         self._datasets: dict[tuple[str, str | None], Dataset] = {}
-        self._views: dict[tuple[Any, ...], Views] = {}
 
     def use(self, name: str, backbone: Backbone) -> None:
         """Give a loaded backbone for a specification's name."""
@@ -44,44 +66,58 @@ class Lab:
             self._backbones[spec.backbone] = load_backbone(spec.backbone, device=self.device)
         return self._backbones[spec.backbone]
 
-    def dataset(self, spec: RunSpec) -> Dataset:
-        key = spec.dataset, spec.root
+    def dataset(self, spec: RunSpec, name: str | None = None) -> Dataset:
+        """The run's data set, or another one under the same root."""
+        key = name or spec.dataset, spec.root
         if key not in self._datasets:
-            self._datasets[key] = open_dataset(spec.dataset, root=spec.root)
+            self._datasets[key] = open_dataset(key[0], root=spec.root)
         return self._datasets[key]
 
     def test_views(
-        self, spec: RunSpec, backbone: Backbone, half: Dataset, which: str, condition: Condition | None
-    ) -> Views:
-        """Test pictures of a half, disturbed; small ones stay for the next method on the same data set."""
+        self, spec: RunSpec, backbone: Backbone, part: Part, condition: Condition | None
+    ) -> Views | Pictures:
+        """Test pictures of a part, disturbed; small ones stay for the next method on the same data set."""
+        if not part.data.test:
+            raise UserError(f"{part.data.name} has no test pictures; give more pictures, or a test part.")
         noise = condition if condition and condition.kind == "image" else None
-        key = backbone.weight_hash, spec.dataset, spec.root, which, noise
-        if key not in self._views:
-            if self._views and next(iter(self._views))[:3] != key[:3]:
-                self._views.clear()
+        if len(part.data.test) * 3 * backbone.dims.image_size**2 > KEPT_BYTES:
+            data = part.data
             if noise:
-                half = dataclasses.replace(half, read=noise.reader(half.read, backbone.dims.image_size))
-            views = make_views(backbone, half, half.test, probe="eval")
-            if len(views) * 3 * backbone.dims.image_size**2 > KEPT_BYTES:
-                return views
-            self._views[key] = views
-        return self._views[key]
+                data = dataclasses.replace(data, read=noise.reader(data.read, backbone.dims.image_size))
+            return make_views(backbone, data, data.test, probe="eval")
+        key = backbone.weight_hash, spec.root, part.which, noise
+        kept = self.shelf.get(part.source, key)
+        if kept is None:
+            if noise:
+                clean = self.test_views(spec, backbone, part, None)
+                assert isinstance(clean, Pictures)
+                kept = clean.disturbed(noise)
+            else:
+                views = make_views(backbone, part.data, part.data.test, probe="eval")
+                kept = Pictures.of(views, backbone.mean, backbone.std)
+            self.shelf.put(part.source, key, kept, kept.nbytes)
+        return kept
 
     def descriptions(self, spec: RunSpec, classnames: Sequence[str]) -> dict[str, list[str]]:
         """Sentences per class, from the given file or from the embedded data set; empty if none are read."""
-        recipe = preset(spec.method, spec.protocol)
+        recipe = preset(spec.method, spec.recipe)
         config = method_class(recipe.method).Config.from_dict({**recipe.settings, **dict(spec.settings)})
         if not wants_descriptions(config):
             return {}
-        kind, _, name = spec.dataset.partition(":")
-        if spec.descriptions:
-            known = read_descriptions(spec.descriptions)
-        elif kind == "embedded":
-            from anprompt.data.embedded import embedded_descriptions
-
-            known = embedded_descriptions(name)
-        else:
+        known = self.known_descriptions(spec, spec.dataset)
+        if not known:
             raise UserError(
                 f"{spec.method} reads class descriptions; give {{class: [sentences]}} with --descriptions."
             )
         return match_descriptions(known, tuple(classnames))
+
+    def known_descriptions(self, spec: RunSpec, dataset: str) -> dict[str, list[str]]:
+        """Whatever is known about the classes of a data set; may be nothing."""
+        kind, _, name = dataset.partition(":")
+        if spec.descriptions:
+            return read_descriptions(spec.descriptions)
+        if kind == "embedded":
+            from anprompt.data.embedded import embedded_descriptions
+
+            return embedded_descriptions(name)
+        return {}

@@ -1,25 +1,64 @@
-"""The steps that protocols are made of: train, measure, describe."""
+"""The steps that protocols are made of: train on some classes, measure parts, describe the run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from anprompt.backbones import Backbone
 from anprompt.checkpoint import holds_adapter, load_adapter, read_config, save_adapter
 from anprompt.conditions import Condition
+from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
-from anprompt.errors import UserError
-from anprompt.evaluate import evaluate
 from anprompt.machine import hardware, peak_memory_mb
-from anprompt.methods import Classifier, Method, preset
-from anprompt.protocols.lab import Lab
+from anprompt.methods import Method, build_method, preset
+from anprompt.protocols.lab import Lab, Part
+from anprompt.protocols.measuring import Measurement
 from anprompt.protocols.spec import Event, Observer, RunSpec
-from anprompt.results import FORMAT, Record, data_hash, dataset_hash, metrics_entry, now, spec_hash, versions
+from anprompt.results import FORMAT, Record, data_hash, dataset_hash, now, spec_hash, versions
 from anprompt.train import TrainConfig, TrainLog, fit, run_key
 from anprompt.tuning import make_views
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method after its training, or one that has nothing to train.
+
+    Attributes:
+        classes: all, or the half, that it was trained on; `train` holds the pictures drawn.
+        config, log: recipe and course of the training; None and empty without one.
+        skipped: one line per picture that could not be used.
+    """
+
+    method: Method
+    backbone: Backbone
+    dataset: Dataset
+    classes: Dataset
+    config: TrainConfig | None
+    log: TrainLog
+    skipped: tuple[str, ...]
+
+
+def trained(spec: RunSpec, lab: Lab, classes: str, state: Path | None, observe: Observer) -> Trained:
+    """Draw the pictures, build the method and train it on all classes, or on the base classes.
+
+    The draw is made on the whole data set before it is halved, as the field does.
+    """
+    backbone, dataset = lab.backbone(spec), lab.dataset(spec)
+    part = subset_classes(few_shot(dataset, spec.shots, spec.seed), classes)
+    method = build_method(
+        spec.method, backbone, part.classnames, template=dataset.template, settings=dict(spec.settings),
+        descriptions=lab.descriptions(spec, dataset.classnames), seed=spec.seed, protocol=spec.recipe,
+        dataset=dataset.name, shots=spec.shots or 0,
+    )  # fmt: skip
+    config, log, skipped = train(spec, method, part, lab, state, observe)
+    return Trained(method, backbone, dataset, part, config, log, tuple(skipped))
 
 
 def train(
@@ -32,11 +71,11 @@ def train(
     """
     if not method.trained_parameters():
         return None, TrainLog(), []
-    recipe = preset(spec.method, spec.protocol, dataset=base.name, shots=spec.shots or 0)
+    recipe = preset(spec.method, spec.recipe, dataset=base.name, shots=spec.shots or 0)
     values = {**recipe.train, **dict(spec.train), "seed": spec.seed, "precision": spec.precision}
     config = cast(TrainConfig, TrainConfig.from_dict(values))
     views = make_views(method.backbone, base, base.train, config=config)
-    views.fingerprint = data_hash(base.train)
+    views.fingerprint = data_hash(base.train) + told(method)
     kept = lab.adapters / f"{base.name}_{spec.method}_{run_key(method, config, views)[:16]}" if lab.adapters else None
     if kept and holds_adapter(kept):
         method.load_state_dict(load_adapter(kept, backbone=method.backbone).state_dict())
@@ -61,18 +100,40 @@ def train(
     return config, train_log, list(views.skipped)
 
 
-def measure(
-    method: Method, half: Dataset, which: str, condition: Condition | None, spec: RunSpec, lab: Lab
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Test accuracy on one half ("base" or "new"), and one line per file that could not be used."""
-    if not half.test:
-        raise UserError(f"{half.name} has no test pictures; give more pictures, or a test part.")
-    names = half.classnames
-    classifier = condition.classifier(method, names) if condition else Classifier(method, names)
-    views = lab.test_views(spec, method.backbone, half, which, condition)
-    metrics = evaluate(classifier, views, precision=spec.precision)
-    entry = metrics_entry(metrics, [item.domain for item in views.items])
-    return {**entry, "items_hash": data_hash(views.items)}, views.skipped
+def told(method: Method) -> str:
+    """A hash of the sentences a method was told about its classes; empty where it was told nothing."""
+    if not method.descriptions:
+        return ""
+    return hashlib.sha256(json.dumps(method.descriptions, sort_keys=True).encode()).hexdigest()
+
+
+Shape = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def finish(
+    spec: RunSpec, lab: Lab, run: Trained, parts: Mapping[str, Part], shape: Shape, state: Path | None,
+    observe: Observer,
+) -> Record:  # fmt: skip
+    """Measure the parts, clean and under the run's conditions, and put the record together.
+
+    Args:
+        shape: from entries by part to what a record holds of them.
+    """
+    started = time.perf_counter()
+    tests = Measurement(spec, lab, run.method, parts, state, observe)
+    clean, disturbed = tests.run()
+    metrics = shape(clean)
+    metrics["conditions"] = {
+        name: {**shape(entries), "seen_in_training": Condition.parse(name).seen_in_training}
+        for name, entries in disturbed.items()
+    }
+    record = describe(
+        spec, run.backbone, run.dataset, run.method, run.config, run.log, [*run.skipped, *tests.skipped]
+    )
+    record["data"]["train_pictures"] = len(run.classes.train)
+    record["timings"]["eval_s"] = round(time.perf_counter() - started, 3)
+    record["metrics"] = metrics
+    return record
 
 
 def describe(

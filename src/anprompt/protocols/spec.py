@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anprompt.conditions import Condition
+from anprompt.conditions import Condition, all_conditions
 from anprompt.errors import choices
 from anprompt.methods import preset
 from anprompt.results import Record
 
 Pairs = tuple[tuple[str, Any], ...]
+
+# Protocols that measure what another one trains, by the same recipe.
+TRAINED_AS = {"noise": "base-to-new"}
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class RunSpec:
         method: preset name.
         shots: pictures per class; None for all there are.
         settings, train: what replaces the preset's values, as (name, value) pairs.
-        conditions: disturbed test conditions measured besides the clean one.
+        conditions: disturbed test conditions measured besides the clean one; without any, "noise" has all.
         descriptions: JSON file {class: [sentences]}; embedded sets bring their own.
+        targets: data sets that are tested on and not trained on, for protocols that have such.
         root: where data sets lie. It says where, not what, and is no part of the identity.
     """
 
@@ -41,6 +45,7 @@ class RunSpec:
     train: Pairs = ()
     conditions: tuple[str, ...] = ()
     descriptions: str = ""
+    targets: tuple[str, ...] = ()
     root: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -48,13 +53,27 @@ class RunSpec:
 
         if self.protocol not in PROTOCOLS:
             raise choices("protocol", self.protocol, PROTOCOLS)
-        preset(self.method, self.protocol)
+        preset(self.method, self.recipe)
+        if self.protocol == "noise" and not self.conditions:
+            object.__setattr__(self, "conditions", all_conditions(self.has_descriptions))
         for condition in self.conditions:
             Condition.parse(condition)
+
+    @property
+    def recipe(self) -> str:
+        """The protocol whose training recipe holds."""
+        return TRAINED_AS.get(self.protocol, self.protocol)
+
+    @property
+    def has_descriptions(self) -> bool:
+        """Whether sentences about the classes are known: from a file, or with the embedded sets."""
+        return bool(self.descriptions) or self.dataset.startswith("embedded:")
 
     def identity(self) -> dict[str, Any]:
         """As plain JSON values; what the record's file name is a hash of."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "root"}
+        if not self.targets:  # records from before there were any stay valid
+            del values["targets"]
         values["settings"], values["train"] = dict(self.settings), dict(self.train)
         return json.loads(json.dumps(values))
 

@@ -1,0 +1,48 @@
+"""What the runs of a sweep keep for each other, within a budget of bytes."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+MOST_BYTES = 2 * 2**30
+
+
+def default_budget(jobs: int = 1) -> int:
+    """A quarter of the memory shared out among the jobs, and no more than 2 GiB each."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # no such figure on this system
+        return MOST_BYTES // 8
+    return min(MOST_BYTES, memory // (4 * max(jobs, 1)))
+
+
+class Shelf:
+    """Values under keys within a budget of bytes.
+
+    A sweep goes through all conditions of a data set again and again, one method after the other. So a
+    full shelf keeps what it has (forgetting the oldest would forget each thing just before it is needed),
+    and only what belongs to other data sets makes room.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.used = budget, 0
+        self._held: OrderedDict[tuple[str, Hashable], tuple[Any, int]] = OrderedDict()
+
+    def get(self, group: str, key: Hashable) -> Any:
+        """The value, or None."""
+        return self._held.get((group, key), (None, 0))[0]
+
+    def put(self, group: str, key: Hashable, value: Any, size: int) -> None:
+        """Keep a value of `size` bytes if there is, or can be made, room."""
+        if (group, key) in self._held:
+            return
+        for other in [held for held in self._held if held[0] != group]:
+            if self.used + size <= self.budget:
+                break
+            self.used -= self._held.pop(other)[1]
+        if self.used + size <= self.budget:
+            self._held[group, key] = value, size
+            self.used += size
