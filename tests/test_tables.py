@@ -397,7 +397,7 @@ def test_csv_keeps_every_digit() -> None:
     assert (base["sheet"], base["group"], base["name"], base["n"]) == ("Base to new", "a", "m", "2")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
 @example("[red]x[/red]", "\\end{table} & 5% $_#^~", "a|b*`<b>\n\x1b[31m\ud800")
 def test_any_name_passes_through_every_form(group: str, name: str, head: str) -> None:
@@ -416,7 +416,7 @@ def test_any_name_passes_through_every_form(group: str, name: str, head: str) ->
     assert "\x1b" not in out.getvalue()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.permutations(SWEEP))
 def test_the_order_of_records_changes_nothing(records: list[dict[str, Any]]) -> None:
     assert tables.sheets(records) == tables.sheets(SWEEP)

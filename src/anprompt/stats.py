@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ def flip_rate(clean: Mapping[str, Any], noisy: Mapping[str, Any]) -> float:
     before, after = clean["predicted"].split(), noisy["predicted"].split()
     if len(before) != len(after):
         raise UserError(f"Can't count changed answers: {len(before)} pictures and {len(after)}.")
-    return 100 * sum(a != b for a, b in zip(before, after)) / max(len(before), 1)
+    return 100 * sum(map(operator.ne, before, after)) / max(len(before), 1)
 
 
 # --- many methods ---------------------------------------------------------------------------------

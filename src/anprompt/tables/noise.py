@@ -7,6 +7,7 @@ they are no test of noise that was never met.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Block:
     def title(self) -> str:
         return f"{self.part}, {KINDS.get(self.kind, self.kind)}{' (noise seen in training)' if self.seen else ''}"
 
+    @functools.cached_property
     def families(self) -> dict[str, list[str]]:
         """Conditions by family."""
         found: dict[str, list[str]] = {}
@@ -65,6 +67,7 @@ class Block:
         return dataclasses.replace(self, conditions=tuple(filter(keep, self.conditions)))
 
 
+@functools.cache
 def split(condition: str) -> tuple[str, str, int]:
     """Kind, family and strength of `image:fog:3`.
 
@@ -81,6 +84,11 @@ def entries(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What was measured, by part: base and new, all, or source and targets."""
     own = {name: entry for name, entry in metrics.items() if isinstance(entry, dict) and "accuracy" in entry}
     return {**own, **{shown_name(name): entry for name, entry in metrics.get("targets", {}).items()}}
+
+
+def entry(metrics: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """What was measured of one part."""
+    return metrics[part] if part in PARTS and part in metrics else entries(metrics)[part]
 
 
 def _parts(records: Iterable[Record]) -> list[str]:
@@ -125,7 +133,7 @@ def left_out(records: Sequence[Record], used: Sequence[Block]) -> str:
 def balanced(block: Block, figure: Callable[[str], float | None]) -> float | None:
     """Mean over families of the mean over severities; None where any is missing."""
     means = []
-    for names in block.families().values():
+    for names in block.families.values():
         values = [figure(name) for name in names]
         known = [value for value in values if value is not None]
         if len(known) < len(values):
@@ -145,7 +153,7 @@ def mean_accuracy(block: Block) -> Measure:
     def measure(record: Record) -> float | None:
         if not block.conditions or not covers(record, block):
             return None
-        return balanced(block, lambda c: entries(conditions_of(record)[c])[block.part]["accuracy"])
+        return balanced(block, lambda c: entry(conditions_of(record)[c], block.part)["accuracy"])
 
     return measure
 
@@ -154,23 +162,23 @@ def summary(block: Block) -> dict[str, Measure]:
     """The columns of `SUMMARY`."""
 
     def clean(record: Record) -> Mapping[str, Any] | None:
-        return entries(record["metrics"])[block.part] if covers(record, block) else None
+        return entry(record["metrics"], block.part) if covers(record, block) else None
 
     def noisy(record: Record, condition: str) -> Mapping[str, Any]:
-        return entries(conditions_of(record)[condition])[block.part]
+        return entry(conditions_of(record)[condition], block.part)
 
     def worst(record: Record) -> float | None:
         return min(noisy(record, c)["accuracy"] for c in block.conditions) if clean(record) else None
 
     def drop(record: Record) -> float | None:
-        entry, mean = clean(record), mean_accuracy(block)(record)
-        return None if entry is None or mean is None else relative_drop(entry["accuracy"], mean)
+        before, mean = clean(record), mean_accuracy(block)(record)
+        return None if before is None or mean is None else relative_drop(before["accuracy"], mean)
 
     def changed(record: Record) -> float | None:
-        entry = clean(record)
-        if entry is None or "predicted" not in entry:
+        before = clean(record)
+        if before is None or "predicted" not in before:
             return None
-        return balanced(block, lambda c: flip_rate(entry, noisy(record, c)))
+        return balanced(block, lambda c: flip_rate(before, noisy(record, c)))
 
     def error(record: Record) -> float | None:
         return balanced(block, lambda c: noisy(record, c).get("ece")) if clean(record) else None
@@ -236,7 +244,7 @@ def _families(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[s
     """Families down, methods across."""
     lines = []
     for block in found:
-        for family, names in block.families().items():
+        for family, names in block.families.items():
             values = grid.values(mean_accuracy(block.only(lambda c, n=names: c in n)))  # type: ignore[misc]
             spreads = [_average(grid, values, method) for method in grid.methods]
             if any(spreads):
