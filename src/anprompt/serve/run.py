@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
 import socket
 import threading
@@ -73,8 +75,13 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
     except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"Can't listen on {host} port {port} ({reason}); try another --port or --host.") from None
+        raise UserError(f"Can't listen on {host} port {port} ({_reason(error)}); try another --port or --host.") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)  # Python's own text repeats the address
+    return getattr(error, "strerror", None) or str(error)
 
 
 def address(listener: socket.socket) -> str:
@@ -96,6 +103,7 @@ def make_server(app: FastAPI) -> Server:
 
 def run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; requests that run then are finished first."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every damaged form
     server = make_server(app)
     server.ready = ready  # type: ignore[method-assign]
     with _quiet_signals():
