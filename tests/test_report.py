@@ -126,7 +126,9 @@ def test_page_is_usable_by_keyboard_and_screen_reader(records: list[Record], gal
     page = Page(report.render(records, [gallery]))
     assert page.named("html")[0]["lang"] == "en" and page.named("meta")[1]["name"] == "viewport"
     assert all(image.get("alt") for image in page.named("img"))
-    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.named("svg"))
+    assert all(
+        svg.get("aria-label") or svg.get("aria-hidden") or svg.get("role") == "img" for svg in page.named("svg")
+    )
     regions = [attributes for tag, attributes in page.tags if attributes.get("role") == "region"]
     assert regions and all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
     assert ":focus-visible" in report.render(records)
@@ -142,7 +144,8 @@ def plain_record() -> Record:
     entry = {"accuracy": 50.0, "head": "trained"}
     return {
         "format": 1, "finished": "2026-01-01T00:00:00+00:00",
-        "spec": {"dataset": "d", "method": "zeroshot", "seed": 1, "shots": None, "precision": "fp32"},
+        "spec": {"dataset": "d", "method": "zeroshot", "seed": 1, "shots": None, "precision": "fp32",
+                 "protocol": "base-to-new"},
         "backbone": {"id": "b", "weight_hash": "0" * 64},
         "data": {"hash": "0" * 64, "template": "{}", "classes": {"base": 1, "new": 1}, "skipped_count": 0},
         "log": {"epochs": [], "steps": 0}, "metrics": {"base": entry, "new": entry, "H": 50.0},

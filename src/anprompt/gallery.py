@@ -60,7 +60,7 @@ class _Place:
     half: str
     index: int
     condition: str
-    differ: int  # answers right with the last method but not the first: 1; the reverse: -1; else 0
+    differ: int  # right with the last method but not the first: 1; the reverse: -1; among others only: 2; else 0
 
 
 def choose(
@@ -68,8 +68,8 @@ def choose(
 ) -> Gallery:
     """A seeded sample of a data set's test pictures: some on which the methods differ, some of the rest.
 
-    Two methods differ on a picture if one of them is right and the other is not, clean or disturbed. Of
-    those, gains and losses are drawn alike, so they show up in about their true proportion.
+    Methods differ on a picture if one of them is right and another is not, clean or disturbed. Of those,
+    gains and losses are drawn alike, so they show up in about their true proportion.
 
     Args:
         records: of this data set, one per method, all with the same picture conditions.
@@ -83,13 +83,20 @@ def choose(
     pools = [[p for p in places if p.differ], [p for p in places if not p.differ]]
     chosen = [place for pool, count in zip(pools, (differing, others)) for place in _sample(pool, count, rng)]
     cases = tuple(_case(records, halves[p.half], p, dataset) for p in chosen)
-    gains = sum(p.differ > 0 for p in pools[0])
-    how = (
-        f"{dataset.name}: {min(differing, len(pools[0]))} of the {len(pools[0])} (picture, noise) pairs where one "
-        f"method is right and the other wrong ({gains} for {label(records[-1])}, {len(pools[0]) - gains} for "
-        f"{label(records[0])}), then {min(others, len(pools[1]))} of the other {len(pools[1])}; drawn with seed {seed}."
+    return Gallery(cases, _how(records, dataset.name, pools, (differing, others), seed))
+
+
+def _how(
+    records: Sequence[Record], name: str, pools: Sequence[Sequence[_Place]], counts: tuple[int, int], seed: int
+) -> str:
+    """How the cases were chosen, with how many there were to choose from."""
+    gains, losses = (sum(place.differ == sign for place in pools[0]) for sign in (1, -1))
+    apart = "one method is right and another wrong" if len(records) > 2 else "one method is right and the other wrong"
+    return (
+        f"{name}: {min(counts[0], len(pools[0]))} of the {len(pools[0])} (picture, noise) pairs where {apart} "
+        f"({gains} for {label(records[-1])}, {losses} for {label(records[0])}), then "
+        f"{min(counts[1], len(pools[1]))} of the other {len(pools[1])}; drawn with seed {seed}."
     )
-    return Gallery(cases, how)
 
 
 def _aligned(record: Record, halves: dict[str, Dataset]) -> bool:
@@ -104,12 +111,14 @@ def _places(records: Sequence[Record], halves: dict[str, Dataset], noises: Seque
         for noise in noises or [CLEAN]:
             disturbed = [predicted(_entry(record, half, noise)) for record in records]
             for index, item in enumerate(part.test):
-                lead = [
-                    (rows[-1][index] == item.label) - (rows[0][index] == item.label)
-                    for rows in (clean, disturbed)
-                ]
-                places.append(_Place(half, index, noise, lead[1] or lead[0]))
+                leads = [_lead([row[index] == item.label for row in rows]) for rows in (clean, disturbed)]
+                places.append(_Place(half, index, noise, leads[1] or leads[0]))
     return places
+
+
+def _lead(right: Sequence[bool]) -> int:
+    """`_Place.differ` of one picture under one condition, from what each method got right."""
+    return right[-1] - right[0] or (2 if len(set(right)) > 1 else 0)
 
 
 def _entry(record: Record, half: str, condition: str) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anprompt.gallery import gallery_png
-from anprompt.report.page import NEXT, data_uri, render, write_report
+from anprompt.report.markup import data_uri
+from anprompt.report.page import NEXT, render, write_report
 
 __all__ = ["NEXT", "data_uri", "gallery_png", "render", "write_report"]

@@ -1,0 +1,63 @@
+"""`anprompt report`: one HTML page from the run records of one or several folders."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anprompt.commands.terminal import print_json, say
+from anprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anprompt.results import Record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `anprompt report`."""
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records")
+    parser.add_argument("--html", metavar="FILE", help="the page to write (default: RUNS/report.html)")
+    parser.add_argument("--root", metavar="DIR", help="where relative paths and coop: data sets start from")
+    parser.add_argument("--no-pictures", action="store_true", help="no test pictures; data is not opened")
+    parser.add_argument("--seed", type=int, default=1, help="which pictures are drawn (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the records, choose pictures, write the page.
+
+    Raises:
+        UserError: a folder that is missing or has no record; a target that can't be written.
+    """
+    from anprompt.report import write_report
+    from anprompt.report.collect import galleries, read
+
+    records = read(args.runs)
+    target = page_path(args.html, args.runs)
+    found, missing = ([], []) if args.no_pictures else galleries(records, root=args.root, seed=args.seed)
+    write_report(target, records, found, missing)
+    _tell(args, records, target, missing)
+    return 0
+
+
+def page_path(html: str | None, runs: Sequence[str]) -> Path:
+    """Where the page goes.
+
+    Raises:
+        UserError: the target is a folder.
+    """
+    target = Path(html) if html else Path(runs[0]) / "report.html"
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; give the page's file, like --html {target / 'report.html'}.")
+    return target
+
+
+def _tell(args: argparse.Namespace, records: Sequence[Record], target: Path, missing: Sequence[str]) -> None:
+    if args.json:
+        print_json({"html": str(target), "records": len(records), "notes": list(missing)})
+        return
+    for sentence in missing:
+        say(sentence)
+    say(f"{len(records)} records, one page: {target.resolve()}")
