@@ -335,6 +335,9 @@ def test_targets_are_all_others_by_default() -> None:
     assert len(spec.targets) == 10 and "embedded:food" not in spec.targets
     spec = bench.specifications(parsed("cross-dataset", "--data", "coop:imagenet"))[0]
     assert len(spec.targets) == 10 and spec.targets[0] == "coop:caltech101"
+    spec = bench.specifications(parsed("domains", "--data", "coop:imagenet"))[0]
+    assert len(spec.targets) == 4 and "coop:imagenet_r" in spec.targets
+    assert bench.specifications(parsed("domains", "--data", "embedded:food"))[0].targets == ()
     for arguments in (("cross-dataset", "--data", "photos"), ("noise", "--targets", "photos")):
         with pytest.raises(UserError, match="targets"):
             bench.specifications(parsed(*arguments))

@@ -12,6 +12,7 @@ from anprompt.commands.fit import check_out
 from anprompt.commands.parser import one_of, setting, shots, whole
 from anprompt.commands.terminal import console, say
 from anprompt.conditions import QUICK, all_conditions, described
+from anprompt.data.catalog import BENCHMARKS, IMAGENET_VARIANTS
 from anprompt.errors import UserError, choices
 from anprompt.estimate import estimate
 from anprompt.live import LiveSweep
@@ -24,10 +25,6 @@ from anprompt.tuning import split_settings
 from anprompt.workers import default_jobs, run_parallel
 
 FEW_SHOTS = (1, 2, 4, 8, 16)
-CLASSIC = (
-    "imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft",
-    "sun397", "dtd", "eurosat", "ucf101",
-)  # fmt: skip
 LISTS = ("all", "quick", "image", "text", "template", "descriptions")
 
 
@@ -46,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", metavar="DATA", help="data sets to test on besides, separated by commas (cross-dataset: by "
         "default the other embedded sets, or the other classic ones for coop:imagenet; domains: data sets of the "
-        "same classes, by default the unseen domains of the data itself)",
+        "same classes, by default the variants of coop:imagenet, else the unseen domains of the data itself)",
     )  # fmt: skip
     parser.add_argument("--root", help="folder that relative paths and coop: data sets start from")
     parser.add_argument("--methods", default="zeroshot,anprompt", help="presets (default: %(default)s)")
@@ -193,10 +190,13 @@ def targets(text: str | None, protocol: str, dataset: str) -> tuple[str, ...]:
         if protocol not in ("cross-dataset", "domains"):
             raise UserError(f"{protocol} tests on the data it trains on; leave out --targets.")
         return tuple(name for name in data_sets(text) if name != dataset)
-    if protocol != "cross-dataset":
+    if protocol not in ("cross-dataset", "domains"):
         return ()
     if dataset == "coop:imagenet":
-        return tuple(f"coop:{name}" for name in CLASSIC if name != "imagenet")
+        others = IMAGENET_VARIANTS if protocol == "domains" else BENCHMARKS
+        return tuple(f"coop:{name}" for name in others if name != "imagenet")
+    if protocol == "domains":
+        return ()  # its own
     if dataset.startswith("embedded:"):
         return tuple(name for name in data_sets("embedded") if name != dataset)
     raise UserError(f"cross-dataset from {dataset} needs targets; give data sets with --targets.")
