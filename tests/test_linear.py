@@ -74,3 +74,22 @@ def test_quicken_and_restore(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(model[0]) is linear.FrozenLinear and list(model.state_dict()) == names
     linear.restore(model)
     assert type(model[0]) is nn.Linear
+
+
+def test_quick_gelu_equals_the_stock_activation() -> None:
+    from transformers.activations import QuickGELUActivation
+
+    x = torch.linspace(-12, 12, 481, dtype=torch.float64)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    model = nn.Sequential(QuickGELUActivation())
+    expected = model(theirs)
+    linear.quicken(model)
+    assert type(model[0]) is linear.QuickGelu
+    torch.testing.assert_close(model(ours), expected)
+    torch.testing.assert_close(model(x), expected.detach())
+    weights = torch.linspace(-1, 1, len(x), dtype=torch.float64)
+    for result in (model(ours), expected):
+        (result * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    linear.restore(model)
+    assert type(model[0]) is QuickGELUActivation

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from anprompt import sharing
 from anprompt.backbones import Backbone, Tokens
 from anprompt.methods import build_method
-from anprompt.prompting import DeepTokens, class_bank
-from anprompt.sharing import read_text_shared, run_image_read, shared_length
+from anprompt.packing import Packing, pack, shared_length
+from anprompt.prompting import ClassBank, DeepTokens, class_bank
+from anprompt.sharing import read_text_shared, run_image_read, text_memory
 
 LISTS = {
     "one": ["cat"],
@@ -33,6 +35,10 @@ def deep(
     return tokens, DeepTokens(list(tokens), first, beta)
 
 
+def read_shared(backbone: Backbone, bank: ClassBank, first: int, hook: DeepTokens) -> Tensor:
+    return read_text_shared(backbone, bank.prefix, bank.rows, bank.packing, first, hook)[0]
+
+
 @pytest.mark.parametrize("template", ["a photo of a {}.", "{} texture."])
 @pytest.mark.parametrize("names", LISTS.values(), ids=LISTS.keys())
 @pytest.mark.parametrize("first", [1, 3])
@@ -42,11 +48,70 @@ def test_text_equals_the_plain_pass(
     bank = class_bank(tiny_backbone, names, [template.format(n) for n in names], first)
     tokens, hook = deep(tiny_backbone, first, tiny_backbone.dims.text_width, 3, 0.8, seed=first)
     plain = tiny_backbone.read_text(tiny_backbone.run_text(bank.trunk, first, hook=hook), bank.tokens.eot + 3)
-    shared = read_text_shared(tiny_backbone, bank.trunk, bank.tokens, first, hook)
+    shared = read_shared(tiny_backbone, bank, first, hook)
     torch.testing.assert_close(shared, plain, rtol=1e-4, atol=1e-5)
     weights = torch.arange(1.0, plain.numel() + 1).view_as(plain)
     expected = torch.autograd.grad((plain * weights).sum(), tokens)[0]
     assert relative(torch.autograd.grad((shared * weights).sum(), tokens)[0], expected) < 1e-5
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+@pytest.mark.parametrize("rows", [8, 40])
+def test_parts_of_a_class_list_equal_the_plain_pass(
+    tiny_backbone: Backbone, rows: int, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [
+        f"{a} {b}" for a in ("red", "very large", "a") for b in ("cat", "fire engine", "dog", "panda bear")
+    ]
+    monkeypatch.setitem(sharing.ROWS, "cpu", rows)
+    monkeypatch.setattr("anprompt.packing.TILE", 8)
+    with torch.no_grad():
+        tokens = tiny_backbone.tokenize(names)
+        frozen = torch.nn.functional.normalize(tiny_backbone.encode_text(names), dim=-1)
+    bank = class_bank(tiny_backbone, names, names, 2)
+    assert len(bank.packing.parts(rows)) > 1 and len(bank.tokens) == len(tokens)
+    torch.testing.assert_close(bank.frozen, frozen, rtol=1e-4, atol=1e-5)
+    given, hook = deep(tiny_backbone, 2, tiny_backbone.dims.text_width, 3, 0.8, seed=5)
+    plain = tiny_backbone.read_text(tiny_backbone.run_text(bank.trunk, 2, hook=hook), bank.tokens.eot + 3)
+    with text_memory(0 if again else 1 << 40):
+        shared = read_shared(tiny_backbone, bank, 2, hook)
+    torch.testing.assert_close(shared, plain, rtol=1e-4, atol=1e-5)
+    weights = torch.arange(1.0, plain.numel() + 1).view_as(plain)
+    expected = torch.autograd.grad((plain * weights).sum(), given)[0]
+    assert relative(torch.autograd.grad((shared * weights).sum(), given)[0], expected) < 1e-5
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=60),
+    tile=st.integers(1, 20),
+    rows=st.integers(1, 80),
+)
+@settings(max_examples=40, deadline=None)
+def test_packing_holds_every_row_once_and_whole(lengths: list[int], tile: int, rows: int) -> None:
+    eot = torch.tensor(lengths) + 1  # two shared positions
+    ids = torch.arange(len(lengths) * 11).view(len(lengths), 11)
+    packing = pack(Tokens(ids, eot), shared=2, tile=tile)
+    x = ids[..., None].float() * torch.ones(3)
+    x[:, :2] = x[:1, :2]
+    back = packing.unpack(*packing.pack(x), length=11)
+    for c, end in enumerate(eot.tolist()):
+        assert torch.equal(back[c, : end + 1], x[c, : end + 1])
+    assert torch.equal(packing.pack(x)[1][0, packing.ends, 0], ids[torch.arange(len(ids)), eot].float())
+    check_parts(packing, rows)
+
+
+def check_parts(packing: Packing, rows: int) -> None:
+    """Parts cover all rows in order, and a read sees exactly the rows of its own class."""
+    parts, reads = packing.parts(rows), []
+    assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]] and parts[-1].stop == packing.rows
+    for part in parts:
+        seen = part.queries.flatten(0, 1)[part.slots]
+        tiles = packing.owner[part.start : part.stop].view(-1, packing.height)
+        for row, mask in zip(part.reads.tolist(), seen):
+            owner = tiles.flatten()[row]
+            assert torch.equal(mask, tiles[row // packing.height] == owner)
+            reads.append(part.start + row)
+    assert torch.equal(torch.tensor(reads)[packing.rank], packing.ends)
 
 
 @given(first=st.integers(1, 4), count=st.integers(1, 4), beta=st.floats(0, 1), seed=st.integers(0, 99))

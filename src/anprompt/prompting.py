@@ -20,7 +20,8 @@ from torch import Tensor
 
 from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
 from anprompt.errors import choices
-from anprompt.sharing import read_text_shared, run_image_read, shared_length
+from anprompt.packing import Packing, pack
+from anprompt.sharing import read_text_shared, run_image_read, run_text_shared
 
 ENGINES = ("shared", "plain")
 
@@ -70,19 +71,34 @@ class DeepTokens:
 class ClassBank:
     """The constants of a class list under one backbone; nothing here depends on trained tensors.
 
+    Activations entering block `first` are held once for the positions all sentences share, and without
+    padding for the others.
+
     Attributes:
         tokens: the sentences' ids [C, L] and end-of-text positions [C].
-        trunk: activations entering block `first`, [C, L, D_t].
-        shared: number of leading positions that are equal in all sentences.
+        prefix: activations of the shared positions, [1, M, D_t].
+        rows: those of the packed suffixes, [1, R, D_t].
+        packing: where the rows come from.
         frozen: unit features of the frozen text encoder, [C, E].
     """
 
     classnames: tuple[str, ...]
     tokens: Tokens
-    trunk: Tensor
+    prefix: Tensor
+    rows: Tensor
+    packing: Packing
     frozen: Tensor
     first: int
-    shared: int
+
+    @property
+    def shared(self) -> int:
+        """M, the number of leading positions that are equal in all sentences."""
+        return self.packing.shared
+
+    @property
+    def trunk(self) -> Tensor:
+        """Whole sentences' activations entering block `first`, [C, L, D_t] (made on request)."""
+        return self.packing.unpack(self.prefix, self.rows, self.tokens.ids.shape[1])
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Vision:
 
     Attributes:
         trunk: activations entering the first prompted block, [B, N, D_v].
-        frozen: unit features of the frozen image encoder, [B, E].
+        frozen: unit features of the frozen image encoder, [B, E]; [B, 0] where not asked for.
     """
 
     trunk: Tensor
@@ -104,15 +120,23 @@ def class_bank(
 ) -> ClassBank:
     """Text trunk and frozen features of one sentence per class, split before block `first`."""
     tokens = backbone.tokenize(sentences)
-    trunk = backbone.run_text(backbone.embed_text(tokens.ids), 1, first - 1)
-    frozen = backbone.read_text(backbone.run_text(trunk, first), tokens.eot)
-    return ClassBank(tuple(classnames), tokens, trunk, unit(frozen), first, shared_length(tokens))
+    packing = pack(tokens)
+    prefix, rows = packing.pack(backbone.embed_text(tokens.ids))
+    prefix, rows = run_text_shared(backbone, prefix, rows, packing, 1, first - 1)
+    frozen = read_text_shared(backbone, prefix, rows, packing, first)[0]
+    return ClassBank(tuple(classnames), tokens, prefix, rows, packing, unit(frozen), first)
 
 
 @torch.no_grad()
-def see(backbone: Backbone, pixels: Tensor, first: int) -> Vision:
-    """Vision trunk and frozen features, the blocks below `first` computed once for both."""
+def see(backbone: Backbone, pixels: Tensor, first: int, frozen: bool = True) -> Vision:
+    """Vision trunk and frozen features, the blocks below `first` computed once for both.
+
+    Args:
+        frozen: False leaves the frozen features out ([B, 0]), and with them the blocks from `first` on.
+    """
     trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
+    if not frozen:
+        return Vision(trunk, trunk.new_zeros(len(trunk), 0))
     return Vision(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
 
 
@@ -127,7 +151,7 @@ def prompted_text(
     if engine not in ENGINES:
         raise choices("engine", engine, ENGINES)
     if engine == "shared":
-        return read_text_shared(backbone, bank.trunk, bank.tokens, bank.first, hook, bank.shared)
+        return read_text_shared(backbone, bank.prefix, bank.rows, bank.packing, bank.first, hook)[0]
     return backbone.read_text(
         backbone.run_text(bank.trunk, bank.first, hook=hook), bank.tokens.eot + inserted
     )

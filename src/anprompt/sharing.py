@@ -1,28 +1,51 @@
-"""Exact sharing: the same features for less work (DESIGN section 5, docs/architecture.md "Sharing").
+"""Exact sharing: the same features for less work (docs/speed.md, docs/architecture.md "Sharing").
 
 Text attention is causal, so whatever stands before the first position in which two class sentences
 differ (start token, prompt tokens, the template's words) has the same activations for every class: it
-is computed once, and the classes attend to its keys and values. Nothing after end-of-text matters, and
-the last block is computed only where a feature is read. Every function here has a parity test against
-the plain pass, outputs and gradients.
+is computed once, and the classes attend to its keys and values. Nothing after end-of-text matters:
+suffixes are packed without padding (`packing.py`). The last block is computed only where a feature is
+read. Every function here has a parity test against the plain pass, outputs and gradients.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from anprompt.backbones.base import Backbone, BlockParts, Hook, Tokens, identity_hook
+from anprompt.backbones.base import Backbone, BlockParts, Hook, identity_hook
+from anprompt.packing import Packing, Part, with_prefix
+
+Past = tuple[Tensor, Tensor]  # keys and values of the prefix, [B, heads, M, d] each
+
+# Rows a pass handles at a time. On a CPU, activations of this size stay in the caches and are served
+# from memory the process already has; an accelerator wants large products.
+ROWS = {"cpu": 1024}
+ROWS_ELSEWHERE = 1 << 16
+# Activations kept per row and block for the backward pass, in units of the width (an upper estimate).
+SAVED_PER_ROW = 16
+
+_saved_bytes: contextvars.ContextVar[int] = contextvars.ContextVar("saved_bytes", default=2 << 30)
 
 
-def shared_length(tokens: Tokens) -> int:
-    """Number of leading positions that are equal in all sentences; never reaches an end-of-text token."""
-    same = (tokens.ids == tokens.ids[:1]).all(dim=0)
-    leading = int(same.long().cumprod(dim=0).sum())
-    return min(leading, int(tokens.eot.min()))
+@contextlib.contextmanager
+def text_memory(limit: int) -> Iterator[None]:
+    """Within: keep at most about `limit` bytes of text activations for the backward pass.
+
+    Where a step needs more, classes are computed in parts and each part once more in the backward pass;
+    results are equal. The default is 2 GiB.
+    """
+    token = _saved_bytes.set(limit)
+    try:
+        yield
+    finally:
+        _saved_bytes.reset(token)
 
 
 @dataclass(frozen=True)
@@ -44,56 +67,126 @@ def _rest_of_block(parts: BlockParts, x: Tensor, attended: Tensor) -> Tensor:
     return x + parts.mlp(parts.norm2(x))
 
 
-def _causal(prefix: Tensor, suffix: Tensor) -> Tensor:
-    """What each suffix position may attend to, [S, M + S]: the whole prefix, and the suffix up to itself."""
-    m, s = prefix.shape[1], suffix.shape[1]
-    return torch.ones(s, m + s, dtype=torch.bool, device=suffix.device).tril(diagonal=m)
+def _before(past: Tensor, own: Tensor) -> Tensor:
+    """Prefix keys (or values) [B, h, M, d] in front of each tile's own [B * tiles, h, T, d]."""
+    tiles = len(own) // len(past)
+    return torch.cat([past[:, None].expand(-1, tiles, -1, -1, -1).flatten(0, 1), own], dim=2)
 
 
-def _shared_block(parts: BlockParts, prefix: Tensor, suffix: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """One causal block over [1, M, D] and [C, S, D]; the linear layers see all rows in one product."""
-    heads, (m, d) = Heads(parts.heads), prefix.shape[1:]
-    c, s = suffix.shape[:2]
-    rows = torch.cat([prefix.reshape(m, d), suffix.reshape(c * s, d)])
-    normed = parts.norm1(rows)
-
-    def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-        return heads.split(x[:m].unsqueeze(0)), heads.split(x[m:].view(c, s, d))
-
-    (qp, qs), (kp, ks), (vp, vs) = (halves(f(normed)) for f in (parts.q, parts.k, parts.v))
-    over_prefix = F.scaled_dot_product_attention(qp, kp, vp, is_causal=True)
-    keys, values = (torch.cat([a.expand(c, -1, -1, -1), b], dim=2) for a, b in ((kp, ks), (vp, vs)))
-    over_suffix = F.scaled_dot_product_attention(qs, keys, values, attn_mask=seen)
-    attended = torch.cat([heads.join(over_prefix).reshape(m, d), heads.join(over_suffix).reshape(c * s, d)])
-    rows = _rest_of_block(parts, rows, attended)
-    return rows[:m].unsqueeze(0), rows[m:].view(c, s, d)
+def _over_tiles(heads: Heads, past: Past, query: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of [B, tiles * n, D] queries over the prefix and over the rows [B, tiles * T, D] of their tile."""
+    count, width = len(query) * len(mask), query.shape[-1]
+    q, k, v = (heads.split(x.reshape(count, -1, width)) for x in (query, k, v))
+    if len(query) > 1:
+        mask = mask.repeat(len(query), 1, 1, 1)
+    out = F.scaled_dot_product_attention(q, _before(past[0], k), _before(past[1], v), attn_mask=mask)
+    return heads.join(out).reshape(query.shape)
 
 
-def _shared_read(parts: BlockParts, prefix: Tensor, suffix: Tensor, at: Tensor) -> Tensor:
-    """The last causal block at one position per class (`at` [C], counted in the suffix): -> [C, D]."""
-    heads, (m, d) = Heads(parts.heads), prefix.shape[1:]
-    c, s = suffix.shape[:2]
-    read = suffix[torch.arange(c, device=suffix.device), at]
-    normed = parts.norm1(torch.cat([prefix.reshape(m, d), suffix.reshape(c * s, d)]))
-    keys, values = (
-        torch.cat(
-            [heads.split(x[:m].unsqueeze(0)).expand(c, -1, -1, -1), heads.split(x[m:].view(c, s, d))], dim=2
-        )
-        for x in (parts.k(normed), parts.v(normed))
-    )
-    query = heads.split(parts.q(parts.norm1(read)).unsqueeze(1))
-    seen = torch.arange(m + s, device=at.device) <= (at + m)[:, None]
-    attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen[:, None, None])
-    return _rest_of_block(parts, read, heads.join(attended).squeeze(1))
+def _block(
+    parts: BlockParts, x: Tensor, m: int, past: Past | None, mask: Tensor | None
+) -> tuple[Tensor, Past]:
+    """One causal block over [B, m + R, D]: m prefix rows (or none, and `past`), then R rows of tiles (or none).
+
+    The linear layers see all rows in one product.
+    """
+    heads, normed = Heads(parts.heads), parts.norm1(x)
+    q, k, v = parts.q(normed), parts.k(normed), parts.v(normed)
+    attended = []
+    if m:
+        past = heads.split(k[:, :m]), heads.split(v[:, :m])
+        over = F.scaled_dot_product_attention(heads.split(q[:, :m]), *past, is_causal=True)
+        attended.append(heads.join(over))
+    assert past is not None
+    if mask is not None:
+        attended.append(_over_tiles(heads, past, q[:, m:], k[:, m:], v[:, m:], mask))
+    return _rest_of_block(parts, x, torch.cat(attended, dim=1) if len(attended) > 1 else attended[0]), past
+
+
+def _past(parts: BlockParts, prefix: Tensor) -> Past:
+    """Keys and values of the prefix alone, for a block of which nothing else is needed."""
+    heads, normed = Heads(parts.heads), parts.norm1(prefix)
+    return heads.split(parts.k(normed)), heads.split(parts.v(normed))
+
+
+def _read(parts: BlockParts, x: Tensor, m: int, past: Past | None, part: Part) -> Tensor:
+    """The last causal block at the end-of-text rows of a part alone: [B, m + R, D] -> [B, c, D]."""
+    heads, normed = Heads(parts.heads), parts.norm1(x)
+    k, v = parts.k(normed), parts.v(normed)
+    if m:
+        past = heads.split(k[:, :m]), heads.split(v[:, :m])
+    assert past is not None
+    read = x[:, part.reads + m]
+    query = parts.q(normed[:, part.reads + m])
+    places = query.new_zeros(len(x), part.queries.shape[0] * part.queries.shape[1], query.shape[-1])
+    places = places.index_copy(1, part.slots, query)
+    mask = with_prefix(part.queries, past[0].shape[2])
+    attended = _over_tiles(heads, past, places, k[:, m:], v[:, m:], mask)
+    return _rest_of_block(parts, read, attended[:, part.slots])
+
+
+def _hooked(hook: Hook, block: int, x: Tensor, m: int) -> tuple[Tensor, int]:
+    """The hook applied to the m prefix rows of x; returns x and the number of prefix rows now."""
+    prefix = x[:, :m]
+    new = hook(block, prefix)
+    if new is prefix:
+        return x, m
+    return (torch.cat([new, x[:, m:]], dim=1) if x.shape[1] > m else new), new.shape[1]
+
+
+def _limit(x: Tensor, copies: int) -> int:
+    """Rows a pass handles at a time when each row is there `copies` times."""
+    return max(1, ROWS.get(x.device.type, ROWS_ELSEWHERE) // copies)
+
+
+def _in_one(
+    backbone: Backbone, prefix: Tensor, rows: Tensor, part: Part, first: int, last: int, hook: Hook
+) -> tuple[Tensor, int]:
+    """Blocks `first`..`last` over prefix and rows together: [B, M' + R, D] and M'."""
+    x, m = torch.cat([prefix, rows.expand(len(prefix), -1, -1)], dim=1), prefix.shape[1]
+    mask: Tensor | None = None
+    for block in range(first, last + 1):
+        x, m = _hooked(hook, block, x, m)
+        if mask is None or mask.shape[-1] != m + part.own.shape[-1]:  # tokens come in once
+            mask = with_prefix(part.own, m)
+        x, _ = _block(backbone.text_parts(block), x, m, None, mask)
+    return x, m
+
+
+def _prefix_pass(
+    backbone: Backbone, prefix: Tensor, first: int, last: int, hook: Hook
+) -> tuple[Tensor, list[Past]]:
+    """Blocks `first`..`last` over the prefix alone, and its keys and values in each."""
+    pasts = []
+    for block in range(first, last + 1):
+        prefix, m = _hooked(hook, block, prefix, prefix.shape[1])
+        prefix, past = _block(backbone.text_parts(block), prefix, m, None, None)
+        pasts.append(past)
+    return prefix, pasts
+
+
+def run_text_shared(
+    backbone: Backbone, prefix: Tensor, rows: Tensor, packing: Packing, first: int, last: int
+) -> tuple[Tensor, Tensor]:
+    """Blocks `first`..`last` without prompts: prefix [1, M, D] and rows [1, R, D] -> the same."""
+    out, pasts = _prefix_pass(backbone, prefix, first, last, identity_hook)
+    done = []
+    for part in packing.parts(_limit(rows, 1)):
+        x = rows[:, part.start : part.stop]
+        for past, block in zip(pasts, range(first, last + 1)):
+            mask = with_prefix(part.own, past[0].shape[2])
+            x, _ = _block(backbone.text_parts(block), x, 0, past, mask)
+        done.append(x)
+    return out, torch.cat(done, dim=1)
 
 
 def read_text_shared(
     backbone: Backbone,
-    trunk: Tensor,
-    tokens: Tokens,
+    prefix: Tensor,
+    rows: Tensor,
+    packing: Packing,
     first: int,
     hook: Hook = identity_hook,
-    prefix: int | None = None,
 ) -> Tensor:
     """Features of sentences whose beginnings are equal, with tokens the hook puts into that beginning.
 
@@ -101,24 +194,57 @@ def read_text_shared(
     shared positions (prompt tokens after the start token do).
 
     Args:
-        trunk: activations entering block `first`, [C, L, D_t].
-        hook: sees the shared positions alone, [1, M, D_t]; what it inserts lengthens them.
-        prefix: number of shared positions; computed from the ids if None.
+        prefix: activations of the shared positions entering block `first`: [B, M, D_t], one row for each
+            variant of the beginning (CoCoOp's pictures; else B = 1).
+        rows: those of the packed suffixes, [1, R, D_t].
+        hook: sees the shared positions alone, [B, M, D_t]; what it inserts lengthens them.
 
     Returns:
-        [C, E], not normalised.
+        [B, C, E], not normalised.
     """
-    m = shared_length(tokens) if prefix is None else prefix
-    shared, rest, at = trunk[:1, :m], trunk[:, m:], tokens.eot - m
-    seen: Tensor | None = None
-    for block in range(first, backbone.dims.text_depth):
-        shared = hook(block, shared)
-        if seen is None or seen.shape[1] != shared.shape[1] + rest.shape[1]:  # tokens come in once
-            seen = _causal(shared, rest)
-        shared, rest = _shared_block(backbone.text_parts(block), shared, rest, seen)
-    last = backbone.dims.text_depth
-    read = _shared_read(backbone.text_parts(last), hook(last, shared), rest, at)
-    return backbone.read_text(read.unsqueeze(1), torch.zeros_like(at))
+    depth, copies = backbone.dims.text_depth, len(prefix)
+    parts = packing.parts(_limit(rows, copies))
+    last = backbone.text_parts(depth)
+    if len(parts) == 1:
+        x, m = _hooked(hook, depth, *_in_one(backbone, prefix, rows, parts[0], first, depth - 1, hook))
+        found = _read(last, x, m, None, parts[0])
+    else:
+        x, pasts = _prefix_pass(backbone, prefix, first, depth - 1, hook)
+        pasts.append(_past(last, _hooked(hook, depth, x, x.shape[1])[0]))
+        found = torch.cat(_part_features(backbone, rows, parts, first, pasts), dim=1)
+    found = found[:, packing.rank]
+    flat = found.flatten(0, 1)
+    features = backbone.read_text(flat[:, None], torch.zeros(len(flat), dtype=torch.long, device=flat.device))
+    return features.view(copies, -1, features.shape[-1])
+
+
+def _part_features(
+    backbone: Backbone, rows: Tensor, parts: tuple[Part, ...], first: int, pasts: list[Past]
+) -> list[Tensor]:
+    """The last block's outputs at end-of-text, part by part, [B, c, D] each; recomputed where memory is short."""
+    copies, depth = len(pasts[0][0]), backbone.dims.text_depth
+    saved = copies * rows.numel() * rows.element_size() * SAVED_PER_ROW * (depth - first + 1)
+    again = torch.is_grad_enabled() and saved > _saved_bytes.get()
+    flat = [x for past in pasts for x in past]
+
+    def of(part: Part, x: Tensor, *kept: Tensor) -> Tensor:
+        mask = with_prefix(part.own, kept[0].shape[2])
+        for i, block in enumerate(range(first, depth)):
+            past = kept[2 * i], kept[2 * i + 1]
+            if past[0].shape[2] + part.own.shape[-1] != mask.shape[-1]:
+                mask = with_prefix(part.own, past[0].shape[2])
+            x, _ = _block(backbone.text_parts(block), x, 0, past, mask)
+        return _read(backbone.text_parts(depth), x, 0, (kept[-2], kept[-1]), part)
+
+    found = []
+    for part in parts:
+        x = rows[:, part.start : part.stop].expand(copies, -1, -1)
+        if again:
+            y = checkpoint(of, part, x, *flat, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = of(part, x, *flat)
+        found.append(y)
+    return found
 
 
 def run_image_read(

@@ -1,4 +1,4 @@
-"""Frozen linear layers through oneDNN, where that is the faster of torch's two libraries.
+"""Frozen linear layers through oneDNN, where that is the faster of torch's two libraries; QuickGELU in one go.
 
 On x86 torch multiplies fp32 matrices with MKL, which on processors not of its maker's uses half the
 width of the vector units. oneDNN, which torch ships too, uses all of it: twice the pace on AMD Zen 4
@@ -59,12 +59,40 @@ class FrozenLinear(nn.Linear):
         return _product(input, self.weight, self.bias)
 
 
+class _QuickGelu(torch.autograd.Function):
+    """`x sigmoid(1.702 x)` as `silu(1.702 x) / 1.702`, whose derivative is that of silu at 1.702 x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        scaled = x * 1.702
+        ctx.save_for_backward(scaled)
+        return nn.functional.silu(scaled).div_(1.702)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return torch.ops.aten.silu_backward(grads[0], ctx.saved_tensors[0])
+
+
+class QuickGelu(nn.Module):
+    """CLIP's activation with one saved tensor instead of three and a third of the passes over memory."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return input * torch.sigmoid(1.702 * input)
+        if torch.is_grad_enabled() and input.requires_grad:
+            return _QuickGelu.apply(input)  # type: ignore
+        return nn.functional.silu(input * 1.702, inplace=True).div_(1.702)
+
+
 def quicken(model: nn.Module) -> None:
-    """Make the linear layers of a frozen model `FrozenLinear`, if that pays off on this processor."""
-    if pays_off():
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = FrozenLinear
+    """Make a frozen model's activations `QuickGelu` and, where that pays off, its linear layers `FrozenLinear`."""
+    fast = pays_off()
+    for module in model.modules():
+        if fast and type(module) is nn.Linear:
+            module.__class__ = FrozenLinear
+        elif type(module).__name__ == "QuickGELUActivation":
+            module.stock = type(module)  # type: ignore[assignment]
+            module.__class__ = QuickGelu
 
 
 def restore(model: nn.Module) -> None:
@@ -72,3 +100,5 @@ def restore(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is FrozenLinear:
             module.__class__ = nn.Linear  # type: ignore[assignment]
+        elif type(module) is QuickGelu:
+            module.__class__ = module.__dict__.pop("stock")

@@ -33,6 +33,7 @@ from anprompt.prompting import (
     Vision,
     prompted_image,
     prompted_text,
+    see,
     sentence_features,
     unit,
 )
@@ -180,6 +181,9 @@ class ANPrompt(Method):
         return self.vision_tokens(self.tokens) + self.config.noise_scale * self.vision_noise(noise)
 
     # --- features -------------------------------------------------------------------------------
+    def look(self, pixels: Tensor) -> Vision:
+        return see(self.backbone, pixels, self.first_block, frozen=False)
+
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_prompts()), self.first_block)
         return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}

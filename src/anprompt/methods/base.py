@@ -116,6 +116,10 @@ class Method(nn.Module):
         """Constants of a batch of normalised pictures [B, 3, H, W] (no gradient)."""
         return see(self.backbone, pixels, self.first_block)
 
+    def look(self, pixels: Tensor) -> Vision:
+        """What `logits` needs of a batch; less than `see` where logits do not read the frozen features."""
+        return self.see(pixels)
+
     def encode_classes(self, bank: ClassBank) -> TextState:
         """Text features that depend on trained tensors; {"text": unit [C, E], ...}."""
         raise UserError(f"Method {self.name!r} does not encode classes.")
@@ -164,4 +168,4 @@ class Classifier:
         """[B, 3, H, W] normalised pixels -> scaled logits [B, C] in fp32."""
         method = self.method
         pixels = pixels.to(method.backbone.device, method.backbone.dtype)
-        return method.logits(method.see(pixels), self.text, self.head).float()
+        return method.logits(method.look(pixels), self.text, self.head).float()

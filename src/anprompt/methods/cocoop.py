@@ -20,10 +20,16 @@ from torch import Tensor, nn
 from anprompt.backbones.base import Backbone, Tokens
 from anprompt.errors import UserError
 from anprompt.methods.base import Head, Method, MethodConfig, TextState
-from anprompt.methods.context import ContextBank, context_bank, context_features, context_start, context_words
+from anprompt.methods.context import (
+    ContextBank,
+    context_bank,
+    context_start,
+    context_words,
+    contexts_features,
+)
 from anprompt.methods.layers import linear
+from anprompt.packing import pack
 from anprompt.prompting import ClassBank, Vision
-from anprompt.sharing import shared_length
 
 
 @dataclass(frozen=True)
@@ -75,19 +81,19 @@ class CoCoOp(Method):
     def encode_classes(self, bank: ClassBank) -> TextState:
         """No features yet: what `logits` needs to make them for each picture."""
         assert isinstance(bank, ContextBank)
-        return {"trunk": bank.trunk, "ids": bank.tokens.ids, "eot": bank.tokens.eot, "slots": bank.slots}
+        return {"prefix": bank.prefix, "rows": bank.rows, "ids": bank.tokens.ids, "eot": bank.tokens.eot,
+                "slots": bank.slots}  # fmt: skip
 
     def text_features(self, vision: Vision, text: TextState) -> Tensor:
-        """Unit text features per picture, [B, C, E]; one picture at a time bounds the memory."""
+        """Unit text features per picture, [B, C, E]."""
         tokens = Tokens(text["ids"], text["eot"])
+        nothing = text["prefix"].new_zeros(len(tokens), 0)
         bank = ContextBank(
-            (), tokens, text["trunk"], text["trunk"][:, 0, :0], 1, shared_length(tokens), text["slots"]
-        )
+            (), tokens, text["prefix"], text["rows"], pack(tokens, text["prefix"].shape[1]), nothing, 1,
+            text["slots"], True,
+        )  # fmt: skip
         shifts = self.meta_net(vision.frozen.to(self.context.dtype))
-        features = [
-            context_features(self.backbone, bank, self.context + shift, self.engine) for shift in shifts
-        ]
-        return torch.stack(features)
+        return contexts_features(self.backbone, bank, self.context + shifts[:, None], self.engine)
 
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
 from anprompt.errors import UserError, choices
+from anprompt.packing import pack
 from anprompt.prompting import ClassBank, Vision, blend_after_first, prompted_image, prompted_text, unit
-from anprompt.sharing import shared_length
+from anprompt.sharing import read_text_shared
 
 POSITIONS = ("end", "middle", "front")
 
@@ -28,13 +29,15 @@ POSITIONS = ("end", "middle", "front")
 class ContextBank(ClassBank):
     """A class list whose sentences have places for learned vectors.
 
-    `trunk` holds embeddings with positions; `frozen` is empty, [C, 0], unless a method fills it.
+    `prefix` and `rows` hold embeddings with positions; `frozen` is empty, [C, 0], unless a method fills it.
 
     Attributes:
         slots: positions of the learned vectors in each sentence, [C, n].
+        leading: the slots are the same in all sentences and lie within the shared positions.
     """
 
     slots: Tensor
+    leading: bool
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -101,22 +104,42 @@ def context_bank(
             f"Class {longest!r} with {len(words)} context tokens exceeds {limit} tokens; shorten the name."
         )
     filled = Tokens(torch.tensor(rows, device=backbone.device), tokens.eot + len(words))
-    trunk = backbone.embed_text(filled.ids)
+    packing = pack(filled)
+    prefix, packed = packing.pack(backbone.embed_text(filled.ids))
+    leading = all(row == slots[0] for row in slots) and max(slots[0]) < packing.shared
     return ContextBank(
-        tuple(classnames), filled, trunk, trunk.new_zeros(len(rows), 0), 1, shared_length(filled),
-        torch.tensor(slots, device=backbone.device),
+        tuple(classnames), filled, prefix, packed, packing, prefix.new_zeros(len(rows), 0), 1,
+        torch.tensor(slots, device=backbone.device), leading,
     )  # fmt: skip
 
 
 # --- text -----------------------------------------------------------------------------------------
 def fill_context(backbone: Backbone, bank: ContextBank, context: Tensor) -> ContextBank:
     """The bank with learned vectors at their places: [n, D_t] for all classes, or [C, n, D_t]."""
-    positions = backbone.text_positions(bank.trunk.shape[1])[bank.slots]
-    vectors = (context + positions).to(bank.trunk.dtype)
+    if context.dim() == 2 and bank.leading:
+        return dataclasses.replace(bank, prefix=fill_prefix(backbone, bank, context[None]))
+    positions = backbone.text_positions(bank.tokens.ids.shape[1])[bank.slots]
+    vectors = (context + positions).to(bank.prefix.dtype)
     where = bank.slots[..., None].expand_as(vectors)
     # Vectors of its own for each class: then only the start token is common to all sentences.
-    shared = bank.shared if context.dim() == 2 else 1
-    return dataclasses.replace(bank, trunk=bank.trunk.scatter(1, where, vectors), shared=shared)
+    packing = bank.packing if context.dim() == 2 else pack(bank.tokens, shared=1)
+    prefix, rows = packing.pack(bank.trunk.scatter(1, where, vectors))
+    return dataclasses.replace(bank, prefix=prefix, rows=rows, packing=packing)
+
+
+def fill_prefix(backbone: Backbone, bank: ContextBank, contexts: Tensor) -> Tensor:
+    """The shared beginning with learned vectors in it, one for each of B contexts: [B, n, D_t] -> [B, M, D_t]."""
+    places = bank.slots[0]
+    vectors = (contexts + backbone.text_positions(bank.shared)[places]).to(bank.prefix.dtype)
+    return bank.prefix.expand(len(contexts), -1, -1).index_copy(1, places, vectors)
+
+
+def contexts_features(backbone: Backbone, bank: ContextBank, contexts: Tensor, engine: str) -> Tensor:
+    """Unit text features under each of B contexts [B, n, D_t]: [B, C, E]."""
+    if engine != "shared" or not bank.leading:
+        return torch.stack([context_features(backbone, bank, context, engine) for context in contexts])
+    prefix = fill_prefix(backbone, bank, contexts)
+    return unit(read_text_shared(backbone, prefix, bank.rows, bank.packing, bank.first))
 
 
 def context_features(

@@ -24,7 +24,7 @@ from anprompt.errors import UserError
 from anprompt.losses import cosine_alignment
 from anprompt.methods.base import Head, Method, MethodConfig, TextState
 from anprompt.methods.layers import BlockLinear, prompted_blocks
-from anprompt.prompting import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
+from anprompt.prompting import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, see, unit
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,9 @@ class MMRL(Method):
         return self.projection
 
     # --- features -------------------------------------------------------------------------------
+    def look(self, pixels: Tensor) -> Vision:
+        return see(self.backbone, pixels, self.first_block, frozen=False)
+
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_tokens(self.tokens)), self.first_block, self.beta)
         return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}

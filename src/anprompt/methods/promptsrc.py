@@ -109,6 +109,9 @@ class PromptSRC(Method):
     def see(self, pixels: Tensor) -> Vision:
         return see_embedding(self.backbone, pixels, frozen=True)
 
+    def look(self, pixels: Tensor) -> Vision:
+        return see_embedding(self.backbone, pixels, frozen=False)
+
     def encode_classes(self, bank: ClassBank) -> TextState:
         assert isinstance(bank, ContextBank)
         hook = DeepContext(self.text_prompts[1:])
