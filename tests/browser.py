@@ -22,7 +22,7 @@ KEYS = {"Tab": 9, "ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, " ": 32, "
 class Browser:
     """One page of one browser."""
 
-    def __init__(self, folder: Path, seconds: float = 90) -> None:
+    def __init__(self, folder: Path, seconds: float = 180) -> None:
         self.seconds, self.number, self.rest = seconds, 0, b""
         down, self.write = os.pipe()
         self.read, up = os.pipe()
