@@ -33,14 +33,15 @@ def unit(x: Tensor) -> Tensor:
 
 def insert_after_first(x: Tensor, tokens: Tensor) -> Tensor:
     """[B, N, D] with [K, D] or [B, K, D] tokens -> [B, N + K, D], tokens after position 0."""
-    tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+    # `x.shape[0]`, not `len(x)`: a whole number would fix the batch size in a traced graph (export).
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
     return torch.cat([x[:, :1], tokens, x[:, 1:]], dim=1)
 
 
 def blend_after_first(x: Tensor, tokens: Tensor, beta: float = 1.0) -> Tensor:
     """Positions 1..K become `beta * tokens + (1 - beta) * what stood there`; beta = 1 replaces."""
     count = tokens.shape[-2]
-    tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
     if beta != 1.0:
         tokens = beta * tokens + (1.0 - beta) * x[:, 1 : 1 + count]
     return torch.cat([x[:, :1], tokens, x[:, 1 + count :]], dim=1)
@@ -136,7 +137,7 @@ def see(backbone: Backbone, pixels: Tensor, first: int, frozen: bool = True) -> 
     """
     trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
     if not frozen:
-        return Vision(trunk, trunk.new_zeros(len(trunk), 0))
+        return Vision(trunk, trunk.new_zeros(trunk.shape[0], 0))
     return Vision(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
 
 

@@ -172,7 +172,7 @@ class DeepContext:
 # --- vision ---------------------------------------------------------------------------------------
 def append_tokens(x: Tensor, tokens: Tensor) -> Tensor:
     """[B, N, D] with [n, D] tokens -> [B, N + n, D], tokens last."""
-    return torch.cat([x, tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+    return torch.cat([x, tokens.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
 
 
 @torch.no_grad()
@@ -180,7 +180,7 @@ def see_embedding(backbone: Backbone, pixels: Tensor, frozen: bool) -> Vision:
     """Patch embeddings before the pre-norm as trunk; frozen features where asked for, else [B, 0]."""
     x = backbone.embed_image(pixels)
     if not frozen:
-        return Vision(x, x.new_zeros(len(x), 0))
+        return Vision(x, x.new_zeros(x.shape[0], 0))
     whole = Vision(backbone.pre_norm(x), x)
     return Vision(x, unit(backbone.read_image(prompted_image(backbone, whole, 1, 1))))
 
