@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --qui
 # Two test processes with one thread each do not fight over two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint bench-base-to-new clean
+.PHONY: demo test lint bench bench-base-to-new clean
 
 demo: .venv/installed
 	$(BIN)/anprompt demo
@@ -16,6 +16,10 @@ test: lint
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Speed against the plain reference step, a short form; `python benchmarks/speed.py` runs all of it.
+bench: .venv/installed
+	$(BIN)/python benchmarks/speed.py --sections step,text,eval,floor --classes 50 --text-classes 10,50,200 --repeats 2
 
 bench-base-to-new: .venv/installed
 	$(BIN)/anprompt bench base-to-new --data embedded --methods zeroshot,anprompt --seeds 1,2,3 --shots 16 --runs runs/

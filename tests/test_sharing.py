@@ -11,6 +11,7 @@ from torch import Tensor
 from anprompt import sharing
 from anprompt.backbones import Backbone, Tokens
 from anprompt.methods import build_method
+from anprompt.methods.base import Classifier
 from anprompt.packing import Packing, pack, shared_length
 from anprompt.prompting import ClassBank, DeepTokens, class_bank
 from anprompt.sharing import read_text_shared, run_image_read, text_memory
@@ -150,3 +151,15 @@ def test_both_engines_train_anprompt_alike(tiny_backbone: Backbone) -> None:
         sum(parts.values()).backward()  # type: ignore[union-attr]
         gradients[engine] = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
     assert relative(gradients["shared"], gradients["plain"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["anprompt", "mmrl", "mmrlpp", "promptsrc"])
+def test_use_leaves_out_the_frozen_features_and_nothing_else(tiny_backbone: Backbone, name: str) -> None:
+    names, size = ["cat", "red panda"], tiny_backbone.dims.image_size
+    method = build_method(name, tiny_backbone, names, settings={}, seed=1)
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    seen, looked = method.see(pixels), method.look(pixels)
+    assert looked.frozen.shape == (2, 0) and torch.equal(looked.trunk, seen.trunk)
+    classifier = Classifier(method, names)
+    expected = method.logits(seen, classifier.text, classifier.head)
+    torch.testing.assert_close(classifier.logits(pixels), expected.detach())
