@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "eval": Command("anprompt.commands.eval", "accuracy of an adapter, or of zero-shot CLIP, on a data set"),
     "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
     "serve": Command("anprompt.commands.serve", "an adapter as an HTTP service, with a page to try it on"),
+    "export": Command("anprompt.commands.export", "an adapter as one ONNX file that runs without torch"),
     "bench": Command("anprompt.bench", "methods side by side on data sets and seeds, one record a run"),
     "report": Command("anprompt.commands.report", "one HTML page from the records of runs, with charts and pictures"),
     "methods": Command("anprompt.commands.methods", "what can be trained"),
