@@ -109,7 +109,8 @@ class Watch:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.sums = self.first_bad = torch.zeros(0)
+        self.sums = self.bad_part = self.bad_gradient = torch.zeros(0)
+        self.tensors: list[str] = []
         self.skipped: Tensor | int = 0
 
     def add(self, parts: Mapping[str, Tensor], number: int) -> None:
@@ -117,28 +118,37 @@ class Watch:
         values = torch.stack([part.detach().float() for part in parts.values()])
         if not self.names:
             self.names, self.sums = list(parts), torch.zeros_like(values)
-            self.first_bad = torch.full_like(values, torch.inf)
+            self.bad_part = torch.full_like(values, torch.inf)
         self.sums = self.sums + values
-        here = torch.full_like(values, float(number))
-        self.first_bad = torch.where(torch.isfinite(values), self.first_bad, self.first_bad.minimum(here))
+        self.bad_part = _first(self.bad_part, values, number)
+
+    def add_gradients(self, method: Method, number: int) -> None:
+        """Gradients of step `number`; not with fp16, whose overflowing steps are left out anyway."""
+        named = [(name, p.grad) for name, p in method.named_parameters() if p.grad is not None]
+        names = [name for name, _ in named]
+        sums = torch.stack([gradient.sum() for _, gradient in named])  # NaN or Inf if one entry is
+        if names != self.tensors:
+            self.tensors, self.bad_gradient = names, torch.full_like(sums, torch.inf)
+        self.bad_gradient = _first(self.bad_gradient, sums, number)
 
     def check(
         self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, epoch: int, number: int
     ) -> None:  # fmt: skip
-        """`NonFiniteLoss` naming the first broken loss part and its step, or the first broken tensor."""
-        first = self.first_bad[1:].tolist()  # the sum itself stands first and is of no news
+        """`NonFiniteLoss` naming what broke first and its step: a loss part, a gradient, or a tensor."""
+        parts, gradients = self.bad_part[1:].tolist(), self.bad_gradient.tolist()  # [0] is their sum
+        first = min([*parts, *gradients], default=torch.inf)
+        if first in parts and first < torch.inf:
+            name = f"loss part {self.names[1 + parts.index(first)]!r}"
+            raise NonFiniteLoss(_broken(name, "at", epoch, int(first)))
+        if first < torch.inf:
+            name = f"the gradient of {self.tensors[gradients.index(first)]!r}"
+            raise NonFiniteLoss(_broken(name, "at", epoch, int(first)))
         tensor = broken_tensor(method, optimizer)
-        if min(first, default=torch.inf) < torch.inf:
-            at = int(min(first))
-            also = f" (and tensor {tensor!r})" if tensor else ""
-            raise NonFiniteLoss(
-                _broken(f"loss part {self.names[1 + first.index(at)]!r}{also}", "at", epoch, at)
-            )
         if tensor:
             raise NonFiniteLoss(_broken(f"tensor {tensor!r}", "by", epoch, number))
         if scaler.is_enabled() and scaler.get_scale() < 1:  # they overflow unscaled: nothing is learned
             name = broken_gradient(method) or "unknown"
-            raise NonFiniteLoss(_broken(f"gradient of {name!r}", "by", epoch, number))
+            raise NonFiniteLoss(_broken(f"the gradient of {name!r}", "by", epoch, number))
 
     def means(self, steps: int) -> dict[str, float]:
         """Mean loss parts, and how many steps fp16 left out where it left out any."""
@@ -170,6 +180,11 @@ def _first_broken(named: list[tuple[str, Tensor]]) -> str | None:
         return None
     sound = torch.stack([torch.isfinite(value).all() for _, value in named]).tolist()  # one wait for all
     return next((name for (name, _), fine in zip(named, sound) if not fine), None)
+
+
+def _first(known: Tensor, values: Tensor, number: int) -> Tensor:
+    """The step at which each value first was NaN or Inf; Inf as long as it never was."""
+    return torch.where(torch.isfinite(values), known, known.clamp(max=float(number)))
 
 
 def _broken(what: str, when: str, epoch: int, number: int) -> str:

@@ -140,6 +140,7 @@ class DiskBank:
         self.budget, self.shard_bytes = int(gigabytes * 2**30), int(shard_mb * 2**20)
         self.used: set[Path] = set()
         self.writes = True
+        self._spaces: dict[str, _DiskRows] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -151,7 +152,10 @@ class DiskBank:
             raise UserError(f"The view bank can't be {str(folder)!r} ({error}).") from None
 
     def open(self, space: Mapping[str, Any]) -> Rows:
-        return _DiskRows(self, space)
+        """Rows of one space; several runs of a process share them, with what waits to be written."""
+        rows = self._spaces.setdefault(space_name(space), _DiskRows(self, space))
+        rows.refresh()
+        return rows
 
     def shards(self) -> list[tuple[float, int, Path]]:
         """(time of last use, bytes, path) of every shard, the longest unused first."""
@@ -204,7 +208,6 @@ class _DiskRows:
         self._open: OrderedDict[Path, Named] = OrderedDict()
         self._waiting: dict[bytes, Named] = {}
         self._waiting_bytes = 0
-        self.refresh()
 
     def refresh(self) -> None:
         """Take in shards that other processes wrote, and clear away what killed ones left half-written."""
