@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from anprompt.backbones import Backbone
+from anprompt.data.bank import ViewBank
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset, Item
 from anprompt.data.views import Views
@@ -138,11 +139,13 @@ def run(
     state: Path | None = None,
     on_step: StepHook | None = None,
     on_epoch: EpochHook | None = None,
+    bank: ViewBank | None = None,
 ) -> Tuned:
     """Do it.
 
     Args:
         state: folder for the resumable state; see `train.fit`.
+        bank: keeps what the frozen encoder makes of the training views.
     """
     data, config = job.dataset, job.train
     method = build_method(
@@ -161,7 +164,16 @@ def run(
             return evaluate(Classifier(method), val_views, precision=config.precision).accuracy
 
     with threads_for(job.backbone):
-        log = fit(method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch)
+        log = fit(
+            method,
+            views,
+            config,
+            state=state,
+            validate=validate,
+            on_step=on_step,
+            on_epoch=on_epoch,
+            bank=bank,
+        )
     return Tuned(method, log, tuple(skipped))
 
 

@@ -16,6 +16,7 @@ from anprompt.commands.terminal import note_line, percent, print_json, progress,
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
+    from anprompt.data.bank import ViewBank
     from anprompt.data.types import Dataset
     from anprompt.evaluate import Metrics
     from anprompt.tuning import Job, Tuned
@@ -43,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", type=setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
         help="any setting of the method or of the training; may be given again",
     )  # fmt: skip
+    parser.add_argument(
+        "--bank", default="off", metavar="DIR|off",
+        help="keep what the frozen encoder makes of the training views in this folder, for later runs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bank-gb", type=positive, default=10.0, metavar="N", help="disk space of the bank (default: 10)"
+    )
+    parser.add_argument("--estimate", action="store_true", help="say what it will take, and train nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace an adapter of another run")
 
@@ -51,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, evaluate, save."""
     from anprompt.backbones import load_backbone, resolve_device
     from anprompt.checkpoint import save_adapter
+    from anprompt.data.bank import DiskBank
     from anprompt.data.sources import open_dataset
     from anprompt.methods import check_template
     from anprompt.tuning import run as tune
@@ -65,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.data, root=args.root)
     backbone = load_backbone(args.backbone, device=device)
     job = _plan(args, dataset, backbone, settings, train)
+    bank = None if args.bank == "off" else DiskBank(args.bank, args.bank_gb)
+    if args.estimate:
+        return _estimate(args, job, bank)
     if _finished(out, job, overwrite=args.overwrite):
         if args.json:
             print_json({"adapter": str(out), "already_finished": True})
@@ -75,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     _announce(args, job)
     with progress("training", enabled=not (args.quiet or args.json)) as update:
         show = _Progress(job, update, lines=not (args.quiet or args.json))
-        tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch)
+        tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch, bank=bank)
     tested = _test(args, job, tuned)
     record = _record(dataset, job, tuned, tested)
     save_adapter(out, tuned.method, train=job.train, record=record)
@@ -209,9 +222,23 @@ class _Progress:
 
     def epoch(self, epoch: int, means: Mapping[str, float]) -> None:
         if self.lines:
-            parts = "  ".join(f"{k} {v:.3f}" for k, v in means.items() if k not in ("lr", "val_accuracy"))
+            apart = ("lr", "val_accuracy", "skipped_steps")
+            parts = "  ".join(f"{k} {v:.3f}" for k, v in means.items() if k not in apart)
             val = f"  val {percent(means['val_accuracy'])}" if "val_accuracy" in means else ""
             say(f"epoch {epoch + 1}/{self.epochs}  {parts}{val}")
+
+
+def _estimate(args: argparse.Namespace, job: Job, bank: ViewBank | None) -> int:
+    from anprompt.forecast import forecast, in_words
+
+    _announce(args, job)
+    found = forecast(job, bank)
+    if args.json:
+        print_json({key: round(value, 4) for key, value in found.facts().items()})
+    else:
+        for line in in_words(found, job.train):
+            say(line)
+    return 0
 
 
 def _test(args: argparse.Namespace, job: Job, tuned: Tuned) -> Metrics | None:
