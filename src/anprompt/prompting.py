@@ -120,12 +120,22 @@ def class_bank(
     backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str], first: int
 ) -> ClassBank:
     """Text trunk and frozen features of one sentence per class, split before block `first`."""
-    tokens = backbone.tokenize(sentences)
+    tokens = backbone.complete(backbone.tokenize(sentences))
+    if not backbone.causal_text:
+        return _whole_bank(backbone, classnames, tokens, first)
     packing = pack(tokens)
     prefix, rows = packing.pack(backbone.embed_text(tokens.ids))
     prefix, rows = run_text_shared(backbone, prefix, rows, packing, 1, first - 1)
     frozen = read_text_shared(backbone, prefix, rows, packing, first)[0]
     return ClassBank(tuple(classnames), tokens, prefix, rows, packing, unit(frozen), first)
+
+
+def _whole_bank(backbone: Backbone, classnames: Sequence[str], tokens: Tokens, first: int) -> ClassBank:
+    """The bank where every position depends on every token: nothing is shared, padding is kept."""
+    trunk = backbone.run_text(backbone.embed_text(tokens.ids), 1, first - 1)
+    frozen = backbone.read_text(backbone.run_text(trunk, first), tokens.eot)
+    packing = pack(tokens, shared=0)
+    return ClassBank(tuple(classnames), tokens, *packing.pack(trunk), packing, unit(frozen), first)
 
 
 @torch.no_grad()
@@ -147,11 +157,12 @@ def prompted_text(
     """Text features under a hook that inserts `inserted` tokens after the start token: [C, E], raw.
 
     Args:
-        engine: "shared" computes what the sentences have in common once; "plain" runs whole sequences.
+        engine: "shared" computes what the sentences have in common once; "plain" runs whole sequences,
+            as either does where text attention is not causal.
     """
     if engine not in ENGINES:
         raise choices("engine", engine, ENGINES)
-    if engine == "shared":
+    if engine == "shared" and backbone.causal_text:
         return read_text_shared(backbone, bank.prefix, bank.rows, bank.packing, bank.first, hook)[0]
     return backbone.read_text(
         backbone.run_text(bank.trunk, bank.first, hook=hook), bank.tokens.eot + inserted

@@ -253,8 +253,10 @@ def run_image_read(
     """Blocks `first`..last, the last one only at the first `count` positions: [B, N, D_v] -> [B, count, D_v].
 
     Equals `run_image(x, first, hook=hook)[:, :count]`; class and prompt tokens stand first, and nothing
-    else is read.
+    else is read. Where the feature is pooled from all tokens, the last block runs whole.
     """
+    if not backbone.class_token:
+        return backbone.run_image(x, first, hook=hook)[:, :count]
     last = backbone.dims.vision_depth
     x = hook(last, backbone.run_image(x, first, last - 1, hook)) if first <= last else x
     parts = backbone.vision_parts(last)

@@ -35,14 +35,17 @@ def load_backbone(
     """Load a frozen backbone.
 
     Args:
-        spec: "embedded" (ships with the package), a folder in hub format, or a hub id.
+        spec: "embedded" (ships with the package), a folder in hub format, a hub id, or
+            "open-clip:MODEL/WEIGHTS" (docs/backbones.md).
         device: "cpu", "cuda", "cuda:1" or "auto".
         dtype: "float32", "bfloat16" or "float16", the precision of the frozen weights.
 
     Raises:
         UserError: one line saying what is wrong and what to do.
     """
-    from anprompt.backbones.hf import HFClip
+    from anprompt.backbones.hf import HFClip, hub_kind
+    from anprompt.backbones.open_clip import PREFIX, OpenClip, is_open_clip_folder
+    from anprompt.backbones.siglip import HFSiglip
 
     if dtype not in DTYPES:
         raise choices("dtype", dtype, DTYPES)
@@ -53,4 +56,7 @@ def load_backbone(
         from anprompt.data.embedded import embedded_model_folder
 
         return HFClip(str(embedded_model_folder()), dtype=DTYPES[dtype], name="embedded").to(where)
-    return HFClip(str(spec), dtype=DTYPES[dtype]).to(where)
+    if str(spec).startswith(PREFIX) or is_open_clip_folder(str(spec)):
+        return OpenClip(str(spec), dtype=DTYPES[dtype]).to(where)
+    loader = {"clip": HFClip, "siglip": HFSiglip}[hub_kind(str(spec))]
+    return loader(str(spec), dtype=DTYPES[dtype]).to(where)

@@ -2,6 +2,10 @@
 
 Blocks count from 1, as in the papers. A *hook* sees the activations entering a block and may insert
 or replace tokens; the identity hook must give the stock forward, bit for bit.
+
+Position 0 of both towers is the start: CLIP's start-of-text and class tokens. A model that has none keeps
+an empty place there, which nothing attends to, so that prompts stand at the same positions in every
+backbone; on the image side the pooled feature is put into it after the last block.
 """
 
 from __future__ import annotations
@@ -14,6 +18,12 @@ import torch
 from torch import Tensor, nn
 
 Hook = Callable[[int, Tensor], Tensor]
+
+# What a backbone may lack and a method may need (`Method.needs`), in words for the refusal.
+CAPABILITIES = {
+    "causal_text": "a text encoder with causal attention",
+    "class_token": "an image encoder that reads its feature from a class token",
+}
 
 
 def identity_hook(block: int, x: Tensor) -> Tensor:
@@ -77,7 +87,14 @@ class Backbone(nn.Module, ABC):
         activation: name of the MLP activation; adapters record it, a mismatch is refused.
         mean, std: per channel, for pixels in [0, 1].
         logit_scale: the model's own temperature, after exp.
+        causal_text: no text position sees a later one. Where False, every position depends on every
+            token, padding included, and the engine runs whole sentences.
+        class_token: the image feature is read from one token. Where False it is pooled from all of them,
+            so the last block runs whole.
     """
+
+    causal_text: bool = True
+    class_token: bool = True
 
     id: str
     weight_hash: str
@@ -105,6 +122,14 @@ class Backbone(nn.Module, ABC):
         return next(self.parameters()).dtype
 
     # --- text -----------------------------------------------------------------------------------
+    def complete(self, tokens: Tokens) -> Tokens:
+        """Sentences as they enter the encoder, `eot` the position where their feature is read.
+
+        Causal attention needs no padding: as they are. Other encoders pad to the length they were
+        trained with.
+        """
+        return tokens
+
     @abstractmethod
     def tokenize(self, sentences: Sequence[str], cut: bool = False) -> Tokens:
         """Token ids of the sentences, padded to the longest one.
@@ -132,7 +157,7 @@ class Backbone(nn.Module, ABC):
     def run_text(
         self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
     ) -> Tensor:
-        """Blocks `first`..`last` (None: to the end) with causal attention, [n, L, D_t] -> [n, L', D_t]."""
+        """Blocks `first`..`last` (None: to the end), [n, L, D_t] -> [n, L', D_t]."""
 
     @abstractmethod
     def read_text(self, x: Tensor, eot: Tensor) -> Tensor:
@@ -178,7 +203,7 @@ class Backbone(nn.Module, ABC):
     # --- stock encoders -------------------------------------------------------------------------
     def encode_text(self, sentences: Sequence[str], cut: bool = False) -> Tensor:
         """Frozen text features of whole sentences, [n, E], not normalised."""
-        tokens = self.tokenize(sentences, cut)
+        tokens = self.complete(self.tokenize(sentences, cut))
         return self.read_text(self.run_text(self.embed_text(tokens.ids)), tokens.eot)
 
     def encode_image(self, pixels: Tensor) -> Tensor:

@@ -1,15 +1,16 @@
-"""CLIP in hub format, through transformers: a hub id or a local folder.
+"""Models in hub format, through transformers: what all of them share, and CLIP.
 
 The model's own modules do the work; nothing of CLIP is written again here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,37 +47,75 @@ def _refuse_wrong_activation(spec: str, config: Any) -> None:
         )
 
 
-def _load(spec: str) -> tuple[Any, Any, dict]:
-    """Model, tokenizer and image-processor settings, with load errors made plain."""
-    from transformers import AutoConfig, AutoTokenizer, CLIPModel
-    from transformers.image_processing_base import ImageProcessingMixin
+# model_type in config.json -> the class of transformers that opens it.
+KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+
+
+@contextlib.contextmanager
+def _plain_errors(spec: str) -> Iterator[None]:
+    """Load errors made plain, and no progress bar over reading a file."""
     from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the library raises a dozen types for "not there" and "broken"
+        raise UserError(_load_failure(spec, error)) from error
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def hub_kind(spec: str) -> str:
+    """Which of `KINDS` a hub id or folder holds.
+
+    Raises:
+        UserError: not found, or of a type that is not supported.
+    """
+    from transformers import AutoConfig
 
     folder = Path(spec)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(
             f"Backbone folder {spec!r} has no config.json; point at a folder saved in hub format."
         )
-    quiet = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(spec)
-        if config.model_type != "clip":
-            raise UserError(f"Backbone {spec!r} is of type {config.model_type!r}; supported here: 'clip'.")
-        _refuse_wrong_activation(spec, config)
+    with _plain_errors(spec):
+        kind = str(AutoConfig.from_pretrained(spec).model_type)
+    if kind == "siglip2":
+        raise UserError(
+            f"Backbone {spec!r} is a SigLIP 2 of the NaFlex kind, which takes pictures of any shape and is not "
+            "supported; use one of fixed resolution, like 'google/siglip2-base-patch16-224'."
+        )
+    if kind not in KINDS:
+        known = ", ".join(repr(name) for name in KINDS)
+        raise UserError(f"Backbone {spec!r} is of type {kind!r}; supported here: {known}.")
+    return kind
+
+
+def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
+    """Model in fp32, tokenizer and image-processor settings.
+
+    Raises:
+        UserError: not found, incomplete, not of this kind, or its activation does not fit its weights.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    found = hub_kind(spec)
+    if found != kind:
+        raise UserError(f"Backbone {spec!r} is of type {found!r}, not {kind!r}; load_backbone opens both.")
+    with _plain_errors(spec):
+        _refuse_wrong_activation(spec, AutoConfig.from_pretrained(spec))
         # fp32 first: the hash must not depend on the precision that is asked for.
-        loaded: Any = CLIPModel.from_pretrained(
+        loaded: Any = getattr(transformers, KINDS[kind]).from_pretrained(
             spec, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
         model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(spec)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises a dozen types for "not there" and "broken"
-        raise UserError(_load_failure(spec, error)) from error
-    finally:
-        if quiet:
-            hf_logging.enable_progress_bar()
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(
@@ -91,6 +130,8 @@ def _load(spec: str) -> tuple[Any, Any, dict]:
 
 def _load_failure(spec: str, error: Exception) -> str:
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "sentencepiece" in str(error).lower():
+        return f"The tokenizer of {spec!r} needs sentencepiece: pip install 'anprompt[siglip]'."
     if Path(spec).exists():
         return f"Can't read backbone {spec!r}: {first}. The folder needs config.json, weights and tokenizer files."
     return (
@@ -100,27 +141,30 @@ def _load_failure(spec: str, error: Exception) -> str:
     )
 
 
-class HFClip(Backbone):
-    """transformers' `CLIPModel`, frozen and split into blocks.
+class HubModel(Backbone):
+    """A dual encoder of transformers, frozen; subclasses say where its blocks are.
 
     Args:
         spec: hub id ("openai/clip-vit-base-patch16") or a folder in hub format.
         dtype: precision of the weights; the hash is taken in fp32 before the cast.
 
     Raises:
-        UserError: not found, incomplete, not a CLIP, or its activation does not fit its weights.
+        UserError: see `load_hub`.
     """
+
+    kind: ClassVar[str]
+    default_mean: ClassVar[tuple[float, float, float]]
+    default_std: ClassVar[tuple[float, float, float]]
+    model: Any
 
     def __init__(self, spec: str, *, dtype: torch.dtype = torch.float32, name: str | None = None) -> None:
         super().__init__()
-        model, self._tokenizer, picture = _load(spec)
+        model, self._tokenizer, picture = load_hub(spec, self.kind)
         self._setup(model, picture, name or spec, dtype)
 
     @classmethod
-    def from_model(
-        cls, model: nn.Module, tokenizer: Any, *, name: str, picture: dict | None = None
-    ) -> HFClip:
-        """Wrap a `CLIPModel` that is already in memory (random weights in benchmarks, own pre-training)."""
+    def from_model(cls, model: nn.Module, tokenizer: Any, *, name: str, picture: dict | None = None) -> Any:
+        """Wrap a model that is already in memory (random weights in benchmarks, own pre-training)."""
         self = cls.__new__(cls)
         Backbone.__init__(self)
         self._tokenizer = tokenizer
@@ -128,15 +172,57 @@ class HFClip(Backbone):
         return self
 
     def _setup(self, model: Any, picture: dict, name: str, dtype: torch.dtype) -> None:
-        config = model.config
-        text, vision = config.text_config, config.vision_config
         self.id = name
         self.weight_hash = weight_hash(model)
-        self.activation = text.hidden_act
-        self.mean = tuple(picture.get("image_mean") or CLIP_MEAN)
-        self.std = tuple(picture.get("image_std") or CLIP_STD)
+        self.activation = model.config.text_config.hidden_act
+        self.mean = tuple(picture.get("image_mean") or self.default_mean)
+        self.std = tuple(picture.get("image_std") or self.default_std)
         self.logit_scale = float(model.logit_scale.detach().exp())
-        self.dims = Dims(
+        self.dims = self._dims(model.config)
+        self.model = model.to(dtype)
+        self.freeze()
+        for tower in (self.model.text_model, self.model.vision_model):
+            quicken(tower)
+
+    def _dims(self, config: Any) -> Dims:
+        raise NotImplementedError
+
+    def _ids(self, sentences: Sequence[str], cut: bool, limit: int) -> list[list[int]]:
+        """The tokenizer's ids of each sentence; see `tokenize`."""
+        ids = [self._tokenizer(s)["input_ids"] for s in sentences]
+        if cut:
+            ids = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
+        for sentence, row in zip(sentences, ids):
+            if len(row) > limit:
+                raise UserError(
+                    f"Sentence {sentence!r} has {len(row)} tokens; {self.id} reads at most {limit}. Shorten the name."
+                )
+        return ids
+
+    # --- parts ------------------------------------------------------------------------------------
+    def text_parts(self, block: int) -> BlockParts:
+        return _parts(self.model.text_model.encoder.layers[block - 1])
+
+    def vision_parts(self, block: int) -> BlockParts:
+        return _parts(self.model.vision_model.encoder.layers[block - 1])
+
+    # --- for the contract test --------------------------------------------------------------------
+    def stock_forward(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Text and image features of the library's own forward, which the blocks must equal."""
+        text = self.model.get_text_features(input_ids=ids).pooler_output
+        return text, self.model.get_image_features(pixel_values=pixels).pooler_output
+
+
+class HFClip(HubModel):
+    """transformers' `CLIPModel`, frozen and split into blocks."""
+
+    kind: ClassVar[str] = "clip"
+    default_mean = CLIP_MEAN
+    default_std = CLIP_STD
+
+    def _dims(self, config: Any) -> Dims:
+        text, vision = config.text_config, config.vision_config
+        return Dims(
             text_width=text.hidden_size,
             vision_width=vision.hidden_size,
             embed=config.projection_dim,
@@ -146,22 +232,10 @@ class HFClip(Backbone):
             image_size=vision.image_size,
             patch_size=vision.patch_size,
         )
-        self.model = model.to(dtype)
-        self.freeze()
-        for tower in (self.model.text_model, self.model.vision_model):
-            quicken(tower)
 
     # --- text -----------------------------------------------------------------------------------
     def tokenize(self, sentences: Sequence[str], cut: bool = False) -> Tokens:
-        ids = [self._tokenizer(s)["input_ids"] for s in sentences]
-        limit = self.dims.context_length
-        if cut:
-            ids = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
-        for sentence, row in zip(sentences, ids):
-            if len(row) > limit:
-                raise UserError(
-                    f"Sentence {sentence!r} has {len(row)} tokens; {self.id} reads at most {limit}. Shorten the name."
-                )
+        ids = self._ids(sentences, cut, self.dims.context_length)
         length = max(len(row) for row in ids)
         padded = [row + [row[-1]] * (length - len(row)) for row in ids]
         eot = [len(row) - 1 for row in ids]
@@ -208,19 +282,6 @@ class HFClip(Backbone):
     @property
     def image_projection(self) -> Tensor:
         return self.model.visual_projection.weight.T
-
-    # --- parts ------------------------------------------------------------------------------------
-    def text_parts(self, block: int) -> BlockParts:
-        return _parts(self.model.text_model.encoder.layers[block - 1])
-
-    def vision_parts(self, block: int) -> BlockParts:
-        return _parts(self.model.vision_model.encoder.layers[block - 1])
-
-    # --- for the contract test --------------------------------------------------------------------
-    def stock_forward(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Text and image features of the library's own forward, which the blocks above must equal."""
-        text = self.model.get_text_features(input_ids=ids).pooler_output
-        return text, self.model.get_image_features(pixel_values=pixels).pooler_output
 
 
 def _parts(layer: Any) -> BlockParts:

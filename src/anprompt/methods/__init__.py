@@ -15,7 +15,7 @@ from importlib import resources
 from importlib.metadata import entry_points
 from typing import Any
 
-from anprompt.backbones.base import Backbone
+from anprompt.backbones.base import CAPABILITIES, Backbone
 from anprompt.errors import UserError, choices
 from anprompt.methods.anprompt import ANPrompt
 from anprompt.methods.base import Classifier, Head, Method, MethodConfig
@@ -135,13 +135,15 @@ def build_method(
         fresh: compute the method's fixed tensors (noise prompts); False when tensors are loaded next.
 
     Raises:
-        UserError: unknown preset or setting, bad value, empty class list, template without "{}".
+        UserError: unknown preset or setting, bad value, empty class list, template without "{}", or a
+            backbone that lacks what the method needs.
     """
     if not classnames:
         raise UserError("The class list is empty; give at least one class name.")
     check_template(template)
     recipe = preset(name, protocol, dataset=dataset, shots=shots)
     cls = method_class(recipe.method)
+    _check_needs(cls, backbone)
     config = cls.Config.from_dict({**recipe.settings, **(settings or {})})
     method = cls(backbone, classnames, config, template=template, descriptions=descriptions, seed=seed)
     method.preset = name
@@ -149,6 +151,16 @@ def build_method(
     if fresh:
         method.start()
     return method
+
+
+def _check_needs(cls: type[Method], backbone: Backbone) -> None:
+    """`UserError` where the backbone lacks something the method is built on."""
+    for need in cls.needs:
+        if not getattr(backbone, need):
+            raise UserError(
+                f"Method {cls.name!r} needs {CAPABILITIES[need]}, which backbone {backbone.id!r} does not have; "
+                "use another method or a CLIP backbone."
+            )
 
 
 def check_template(template: str) -> None:

@@ -63,6 +63,8 @@ class Method(nn.Module):
 
     Attributes:
         first_block: number of the first prompted block in both towers; the trunk ends before it.
+        needs: what the method can't do without, of `backbones.base.CAPABILITIES`; `build_method` refuses
+            backbones that lack it.
         engine: "shared" (exact sharing) or "plain" (whole sequences, what the parity tests compare with).
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
@@ -71,6 +73,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    needs: ClassVar[tuple[str, ...]] = ()
 
     backbone: Backbone
     first_block: int

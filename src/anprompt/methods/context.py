@@ -103,7 +103,7 @@ def context_bank(
         raise UserError(
             f"Class {longest!r} with {len(words)} context tokens exceeds {limit} tokens; shorten the name."
         )
-    filled = Tokens(torch.tensor(rows, device=backbone.device), tokens.eot + len(words))
+    filled = backbone.complete(Tokens(torch.tensor(rows, device=backbone.device), tokens.eot + len(words)))
     packing = pack(filled)
     prefix, packed = packing.pack(backbone.embed_text(filled.ids))
     leading = all(row == slots[0] for row in slots) and max(slots[0]) < packing.shared
@@ -136,7 +136,7 @@ def fill_prefix(backbone: Backbone, bank: ContextBank, contexts: Tensor) -> Tens
 
 def contexts_features(backbone: Backbone, bank: ContextBank, contexts: Tensor, engine: str) -> Tensor:
     """Unit text features under each of B contexts [B, n, D_t]: [B, C, E]."""
-    if engine != "shared" or not bank.leading:
+    if engine != "shared" or not bank.leading or not backbone.causal_text:
         return torch.stack([context_features(backbone, bank, context, engine) for context in contexts])
     prefix = fill_prefix(backbone, bank, contexts)
     return unit(read_text_shared(backbone, prefix, bank.rows, bank.packing, bank.first))
