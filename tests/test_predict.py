@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 
@@ -51,6 +52,11 @@ def test_every_form_of_a_picture_gives_the_same_answer(fitted: PromptClassifier,
     for single in (path, str(path), image, array):
         assert np.allclose(fitted.predict_proba(single), rows[:1], atol=1e-6)
     assert np.allclose(fitted.predict_proba(np.stack([array, array])), rows[:2], atol=1e-6)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for some in (tensor, tensor.float() / 255, [tensor], tensor[None], (p for p in [path]), np.array([[str(path)]])):
+        assert np.allclose(fitted.predict_proba(some), rows[:1], atol=1e-6)
+    inside = fitted.predict_proba(path.parent)  # a folder: its files, sorted
+    assert len(inside) == 10 and np.allclose(inside[:1], rows[:1], atol=1e-5)
 
 
 def test_any_class_list(fitted: PromptClassifier, photo_folder: Path) -> None:
@@ -74,7 +80,8 @@ def test_pictures_and_names(tiny_backbone: Backbone, photo_folder: Path) -> None
     names = [path.parent.name for path in paths]
     arrays = [np.asarray(Image.open(path)) for path in paths]
     by_path, by_array = (small(tiny_backbone).fit(X, names) for X in (paths, arrays))
-    assert list(by_path.classes_) == ["blue square", "green square", "red square", "yellow square"]
+    assert list(by_path.classes_) == sorted(set(names))  # labels as given, as scikit-learn's metrics compare them
+    assert by_path.method_.trained_classnames == ("blue square", "green square", "red square", "yellow square")
     assert np.abs(by_path.predict_proba(paths) - by_array.predict_proba(arrays)).max() < 1e-6
     assert by_path.score(paths, names) >= 0.75  # names as given: "red_square" is "red square"
 
@@ -127,6 +134,18 @@ def test_what_cannot_be_done_is_said(
         (lambda: fitted.predict([path], classes=[]), "empty"),
         (lambda: fitted.predict(3), "list of paths"),
         (lambda: fitted.predict([3]), "int"),
+        (lambda: fitted.predict({"a": path}), "dict"),
+        (lambda: fitted.predict(np.zeros((4, 7))), "no pictures"),
+        (lambda: fitted.predict(torch.zeros(1, 8, 8)), r"\[3, height"),
+        (lambda: fitted.predict(torch.full((3, 8, 8), 2.0)), "normalised"),
+        (lambda: fitted.predict(torch.zeros(3, 8, 8, dtype=torch.int64)), "int64"),
+        (lambda: fitted.predict([path], none_of_these=True), "No threshold"),
+        (lambda: fitted.predict([path], none_of_these=1.5), "0 to 1"),
+        (lambda: small(tiny_backbone, calibrate="isotonic").fit(photo_folder), "temperature"),
+        (lambda: small(tiny_backbone, accept=1.5).fit(photo_folder), "share"),
+        (lambda: small(tiny_backbone, accept=0.9).fit([path, path], ["a", "b"]), "validation"),
+        (lambda: small(tiny_backbone).fit([path, path], [0.5, 1.5]), "one class per picture"),
+        (lambda: small(tiny_backbone, names={0: "red"}).fit([path, path], [0, 1]), "label 1"),
         (lambda: fitted.predict([np.zeros((3, 8, 8), np.uint8)]), r"\[3, 8, 8\]"),
         (lambda: fitted.predict([np.zeros((8, 8, 3))]), "float64"),
         (lambda: fitted.predict([photo_folder / "no.png"]), "no.png"),

@@ -88,6 +88,18 @@ def save_adapter(
     return folder
 
 
+def write_record(folder: str | Path, record: Mapping[str, Any]) -> None:
+    """Replace the record of a finished adapter; the tensors stay as they are.
+
+    Raises:
+        UserError: no adapter there, or it can't be written.
+    """
+    config = {**read_config(folder), "record": dict(record)}
+    folder = Path(folder)
+    write_text(_file(folder, CARD), card(config, folder.name))
+    write_json(_file(folder, CONFIG), config)
+
+
 def _settle(folder: Path) -> None:
     """Move a complete `.new/` into place; running it again after a kill goes on where it stopped."""
     new = folder / _NEW
@@ -260,11 +272,24 @@ def load_adapter(
         backbone = _recorded_backbone(folder, config["backbone"]["id"], device, dtype)
     _check_backbone(folder, config["backbone"], backbone)
     method = _build(folder, config, backbone)
+    method.temperature = _temperature(folder, config)
     expected = {key: tuple(value.shape) for key, value in method.state_dict().items()}
     _check_shapes(_file(folder, TENSORS), shapes, expected)
     _load_tensors(_file(folder, TENSORS), method)
     method.eval()
     return method
+
+
+def _temperature(folder: Path, config: Mapping[str, Any]) -> float:
+    """What `anprompt.calibrate` recorded; 1 where it recorded nothing."""
+    record = config.get("record")
+    kept = record.get("calibration") if isinstance(record, dict) else None
+    value = kept.get("temperature", 1.0) if isinstance(kept, dict) else 1.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise UserError(
+            f"Adapter {str(folder)!r}: the temperature {value!r} is no number above 0; run 'anprompt calibrate'."
+        )
+    return float(value)
 
 
 def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

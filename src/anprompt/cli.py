@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 from anprompt import __version__
-from anprompt.commands.parser import Parser, add_common
+from anprompt.commands.examples import epilog
+from anprompt.commands.parser import Examples, Parser, add_common
 from anprompt.commands.terminal import error_line, quiet_libraries, set_up
 from anprompt.errors import UserError, choices
 
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("anprompt.commands.fit", "train prompts on a data set and write an adapter"),
     "eval": Command("anprompt.commands.eval", "accuracy of an adapter, or of zero-shot CLIP, on a data set"),
     "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
+    "calibrate": Command("anprompt.commands.calibrate", "probabilities that mean what they say; 'none of these'"),
     "serve": Command("anprompt.commands.serve", "an adapter as an HTTP service, with a page to try it on"),
     "export": Command("anprompt.commands.export", "an adapter as one ONNX file that runs without torch"),
     "bench": Command("anprompt.bench", "methods side by side on data sets and seeds, one record a run"),
@@ -40,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command("anprompt.commands.convert", "an official 'model.pth.tar-N' file to an adapter"),
     "claims": Command("anprompt.commands.claims", "figures others reported, beside those measured here"),
     "data": Command("anprompt.commands.data", "list data sets; check what is missing; prepare downloads"),
+    "completion": Command("anprompt.commands.completion", "a script that completes commands in bash, zsh or fish"),
 }
 
 _USAGE = """usage: anprompt COMMAND [OPTION ...]
@@ -113,14 +116,21 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments.pop(0)
     if name not in COMMANDS:
         raise choices("command", name, COMMANDS)
-    module = _module(name)
-    line = COMMANDS[name].help
-    parser = Parser(prog=f"anprompt {name}", description=f"{line[:1].upper()}{line[1:]}.")
-    module.add_arguments(parser)
-    add_common(parser)
-    args = parser.parse_args([*leading, *arguments])
+    args = parser_of(name).parse_args([*leading, *arguments])
     quiet_libraries(verbose=args.verbose, quiet=args.quiet)
-    return module.run(args)
+    return _module(name).run(args)
+
+
+def parser_of(name: str) -> Parser:
+    """The parser of a command; its help ends with examples."""
+    line = COMMANDS[name].help
+    parser = Parser(
+        prog=f"anprompt {name}", description=f"{line[:1].upper()}{line[1:]}.", epilog=epilog(name),
+        formatter_class=Examples,
+    )  # fmt: skip
+    _module(name).add_arguments(parser)
+    add_common(parser)
+    return parser
 
 
 def _module(name: str) -> ModuleType:

@@ -15,48 +15,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
+from anprompt.calibrate import KEY, NONE, Calibration, calibrate, check_accept, from_record, record_of
 from anprompt.checkpoint import load_adapter, save_adapter
-from anprompt.data.images import open_picture, to_rgb
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import clean_classnames, subset_classes
-from anprompt.data.types import Dataset, Item
+from anprompt.data.types import Dataset
 from anprompt.data.views import centre_view
-from anprompt.errors import UserError
+from anprompt.errors import UserError, choices
 from anprompt.methods.base import Classifier, Method
-from anprompt.tuning import Job, plan, run, score
+from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, plain, targets
+from anprompt.train import threads_for
+from anprompt.tuning import plan, run, score
+
+__all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load", "pixels_of"]
 
 BATCH = 64
-
-Picture = str | os.PathLike | Image.Image | np.ndarray
-
-
-def as_rgb(picture: Picture) -> Image.Image:
-    """A path, a Pillow image or an array [H, W, 3] of uint8 as an RGB image.
-
-    Raises:
-        UserError: a file that can't be read, or an array of another form.
-    """
-    if isinstance(picture, (str, os.PathLike)):
-        return open_picture(picture)
-    if isinstance(picture, Image.Image):
-        if picture.width < 1 or picture.height < 1:
-            raise UserError("A picture has no pixels.")
-        return to_rgb(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
-            raise UserError(
-                f"A picture array must be [height, width, 3] of uint8, not {list(picture.shape)} of {picture.dtype}."
-            )
-        return Image.fromarray(np.ascontiguousarray(picture))
-    raise UserError(
-        f"A picture is a path, a Pillow image or a uint8 array, not {type(picture).__name__!r} "
-        "(tensors: pass .numpy())."
-    )
+LABELS = "labels"  # in an adapter's record: the caller's own labels, where they are not the class names
 
 
 def pixels_of(views: Sequence[np.ndarray], backbone: Backbone) -> Tensor:
@@ -66,32 +45,37 @@ def pixels_of(views: Sequence[np.ndarray], backbone: Backbone) -> Tensor:
     return (pixels - mean) / std
 
 
-def _pictures(X: Any) -> list[Picture]:
-    """A single picture counts as a list of one."""
-    if isinstance(X, (str, os.PathLike, Image.Image)) or (isinstance(X, np.ndarray) and X.ndim == 3):
-        return [X]
-    if not isinstance(X, Iterable):
-        raise UserError(f"Pictures must be a list of paths, images or arrays, not {type(X).__name__!r}.")
-    return list(X)
+class NotTrained(UserError, NotFittedError):
+    """Asked for answers before `fit`; scikit-learn knows it as `NotFittedError`."""
 
 
 class PromptClassifier(ClassifierMixin, BaseEstimator):
     """Prompt tuning of a frozen CLIP as one estimator.
 
+    Works where scikit-learn's classifiers work (`clone`, `cross_val_score`, `GridSearchCV`, `Pipeline`) with
+    pictures for `X`: a list of them, an array [N, H, W, 3] of uint8, a tensor [N, 3, H, W], a generator, a
+    column of paths, a folder. `anprompt.pictures` says which forms one picture may have.
+
     Args:
-        backbone: "embedded", a folder, a hub id, or a loaded `Backbone`.
+        backbone: "embedded", a folder, a hub id, or a loaded `Backbone`, which clones share.
         method: preset name, see `anprompt methods`.
         shots: pictures per class to train on; "all" or None for all there are.
         seed: of the draw, the start, the order and the views; 0 is a seed.
         settings, train: values that replace the preset's (method settings, training settings).
         template: a sentence with one "{}" for the class name; None takes the data's own.
         descriptions: sentences by class, for methods that read them.
+        names: class names by label, for a `y` of numbers or codes; None reads the labels as names.
         classes: "all", "base" or "new": which half of the data's classes to train on.
+        calibrate: "temperature" fits one on validation pictures; None fits none.
+        accept: share of the validation pictures that `none_of_these=True` is to accept; None chooses no
+            threshold. Both options take the data set's validation part; with `y`, a fifth of every class is
+            kept from training for it.
         device, dtype: where the backbone lives and the precision of its weights.
 
     Attributes:
-        classes_: names of the trained classes, in label order.
+        classes_: the trained classes, in label order: the labels of `y`, or the data set's names.
         method_: the trained method.
+        calibration_: temperature and threshold with what they were fitted on, or None.
         log_: what happened in training; only after `fit`.
         skipped_: one line per picture that could not be used.
     """
@@ -107,13 +91,37 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         train: Mapping[str, Any] | None = None,
         template: str | None = None,
         descriptions: Mapping[str, Sequence[str]] | None = None,
+        names: Mapping[Any, str] | None = None,
         classes: str = "all",
+        calibrate: str | None = None,
+        accept: float | None = None,
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
         self.backbone, self.method, self.shots, self.seed = backbone, method, shots, seed
         self.settings, self.train, self.template, self.descriptions = settings, train, template, descriptions
-        self.classes, self.device, self.dtype = classes, device, dtype
+        self.names, self.classes, self.calibrate, self.accept = names, classes, calibrate, accept
+        self.device, self.dtype = device, dtype
+
+    # --- scikit-learn's manners -----------------------------------------------------------------
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False  # a table of numbers holds no pictures
+        tags.input_tags.three_d_array = tags.input_tags.string = True
+        tags.no_validation = True
+        return tags
+
+    def __sklearn_clone__(self) -> PromptClassifier:
+        """A copy of the parameters; a loaded backbone is frozen, so copies share it."""
+        parameters = self.get_params(deep=False)
+        copies: dict[str, Any] = {
+            key: value if isinstance(value, Backbone) else clone(value, safe=False)
+            for key, value in parameters.items()
+        }
+        return type(self)(**copies)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "method_")
 
     # --- training -------------------------------------------------------------------------------
     def fit(self, X: Any, y: Iterable[Any] | None = None) -> PromptClassifier:
@@ -121,13 +129,19 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: a data set ("embedded:food", a folder of class folders, a CSV file, a `Dataset`); or, with
-                `y`, a list of pictures (paths, Pillow images, uint8 arrays).
-            y: class names of the pictures.
+                `y`, pictures.
+            y: labels of the pictures: class names, or anything that `names` gives the names of.
 
         Raises:
             UserError: what is wrong with data, settings or backbone, in one line.
         """
-        dataset = self._dataset(X) if y is None else _labelled(_pictures(X), list(y))
+        held = self._held_out()
+        if y is None:
+            dataset, labels = self._dataset(X), None
+        else:
+            dataset, labels = labelled(list(pictures(X)), targets(y), self.names, held=held)
+        if held:
+            _require_validation(subset_classes(dataset, self.classes))
         backbone = self.backbone
         if not isinstance(backbone, Backbone):
             backbone = load_backbone(backbone, device=self.device, dtype=self.dtype)
@@ -137,12 +151,30 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             template=self.template, descriptions=self.descriptions,
         )  # fmt: skip
         tuned = run(job)
-        self.log_, self.skipped_, self._job = tuned.log, tuned.skipped, job
-        return self._adopt(tuned.method)
+        found: Calibration | None = None
+        if held:
+            found = calibrate(
+                tuned.method, dataset, temperature=self.calibrate is not None, accept=self.accept
+            )
+        self.log_, self.skipped_, self._train = tuned.log, tuned.skipped, job.train
+        self._facts: dict[str, Any] = {"data": dataset.name, "pictures": len(job.dataset.train)}
+        return self._adopt(tuned.method, labels, found)
 
-    def _adopt(self, method: Method) -> PromptClassifier:
-        self.method_ = method
-        self.classes_ = np.array(method.trained_classnames)
+    def _held_out(self) -> bool:
+        """Whether validation pictures are needed."""
+        if self.calibrate not in (None, "temperature"):
+            raise choices("calibration", self.calibrate, ("temperature",))
+        if self.accept is not None:
+            check_accept(self.accept)
+        return self.calibrate is not None or self.accept is not None
+
+    def _adopt(
+        self, method: Method, labels: Mapping[str, Any] | None, found: Calibration | None
+    ) -> PromptClassifier:
+        """Take a trained method; `labels` are the caller's by class name, None where they are the names."""
+        names = method.trained_classnames
+        self.method_, self.calibration_ = method, found
+        self.classes_ = np.array([labels[name] for name in names] if labels else names)
         self._ready: Classifier | None = None
         return self
 
@@ -158,7 +190,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     def classifier(self, classes: Iterable[str] | None = None) -> Classifier:
         """The trained method with a class list (None: the trained one); text features are kept for the last."""
         if not hasattr(self, "method_"):
-            raise UserError("This classifier is not trained yet; call fit, or open one with anprompt.load.")
+            raise NotTrained("This classifier is not trained yet; call fit, or open one with anprompt.load.")
         if isinstance(classes, str):
             raise UserError(f"classes must be a list of names, not the string {classes!r}.")
         names = self.method_.trained_classnames if classes is None else tuple(clean_classnames(classes))
@@ -166,38 +198,70 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             self._ready = Classifier(self.method_, names)
         return self._ready
 
+    def _logits(self, X: Any, classes: Iterable[str] | None) -> Tensor:
+        """[n, classes], divided by the temperature where one was fitted for this head."""
+        ready, backbone = self.classifier(classes), self.method_.backbone
+        rows = [torch.zeros(0, len(ready.classnames))]
+        with threads_for(backbone):
+            for batch in batches(X, BATCH):
+                views = [centre_view(as_rgb(picture), backbone.dims.image_size) for picture in batch]
+                rows.append(ready.logits(pixels_of(views, backbone)).cpu())
+        return torch.cat(rows)
+
+    def decision_function(self, X: Any, classes: Iterable[str] | None = None) -> np.ndarray:
+        """Scaled logits [n, classes]; of two classes the second minus the first, [n], as scikit-learn has it."""
+        logits = self._logits(X, classes).numpy()
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
     def predict_proba(self, X: Any, classes: Iterable[str] | None = None) -> np.ndarray:
         """Probabilities [n, classes], in the order of `classes` (None: `classes_`).
 
         Args:
-            X: pictures: paths, Pillow images or uint8 arrays [H, W, 3].
+            X: pictures in any form.
             classes: any class names; they need not have been trained on.
         """
-        ready = self.classifier(classes)
-        backbone = self.method_.backbone
-        pictures = _pictures(X)
-        rows = [np.zeros((0, len(ready.classnames)), np.float32)]
-        for start in range(0, len(pictures), BATCH):
-            views = [
-                centre_view(as_rgb(p), backbone.dims.image_size) for p in pictures[start : start + BATCH]
-            ]
-            rows.append(ready.logits(pixels_of(views, backbone)).softmax(dim=-1).cpu().numpy())
-        return np.concatenate(rows)
+        return self._logits(X, classes).softmax(dim=-1).numpy()
 
-    def predict(self, X: Any, classes: Iterable[str] | None = None) -> np.ndarray:
-        """The most probable class name of every picture."""
+    def predict(
+        self, X: Any, classes: Iterable[str] | None = None, *, none_of_these: bool | float = False
+    ) -> np.ndarray:
+        """The most probable class of every picture: one of `classes_`, or a name of `classes`.
+
+        Args:
+            none_of_these: True answers "none of these" (-1 where labels are numbers) for pictures whose
+                largest probability is below the threshold that `accept` chose; a number from 0 to 1 is a
+                threshold of the caller's own, for any class list.
+        """
         names = list(classes) if classes is not None and not isinstance(classes, str) else classes
-        probabilities = self.predict_proba(X, names)
-        return np.array(self.classifier(names).classnames)[probabilities.argmax(axis=1)]
+        threshold = self._threshold(names, none_of_these)
+        shares = self.predict_proba(X, names)
+        labels = self.classes_ if names is None else np.array(self.classifier(names).classnames)
+        answers = labels[shares.argmax(axis=1)]
+        if threshold is None:
+            return answers
+        numbers = labels.dtype.kind in "iuf"
+        answers = answers if numbers else answers.astype(np.result_type(answers, np.array(NONE)))
+        answers[shares.max(axis=1, initial=0).astype(np.float64) < threshold] = -1 if numbers else NONE
+        return answers
+
+    def _threshold(self, names: Sequence[str] | None, wanted: bool | float) -> float | None:
+        ready = self.classifier(names)
+        if wanted is False:
+            return None
+        if wanted is not True:
+            if not isinstance(wanted, (int, float, np.number)) or not 0 <= wanted <= 1:
+                raise UserError(f"none_of_these must be True, False or a number from 0 to 1, not {wanted!r}.")
+            return float(wanted)
+        return trained_threshold(self.calibration_, ready)
 
     def score(self, X: Any, y: Iterable[Any] | None = None, sample_weight: Any = None) -> float:
-        """Accuracy: of pictures with names `y`, or on the test part of a data set."""
+        """Accuracy: of pictures with labels `y`, or on the test part of a data set."""
         if y is not None:
-            truth = np.array(clean_classnames((str(name) for name in y), allow_duplicates=True))
-            answers = self.predict(X)
+            answers = [plain(answer) for answer in self.predict(X)]
+            truth = [plain(label) for label in y]
             if len(truth) != len(answers):
                 raise UserError(f"{len(answers)} pictures but {len(truth)} names.")
-            return float(np.average(answers == truth, weights=sample_weight))
+            return float(np.average(np.array(answers) == np.array(truth), weights=sample_weight))
         self.classifier()
         return score(self.method_, subset_classes(self._dataset(X), self.classes))[0].accuracy
 
@@ -205,9 +269,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> Path:
         """Write the adapter folder; `anprompt.load` and the command line open it."""
         self.classifier()
-        job: Job | None = getattr(self, "_job", None)
-        record = {"data": job.dataset.name, "pictures": len(job.dataset.train)} if job else None
-        return save_adapter(folder, self.method_, train=job.train if job else None, record=record)
+        record = dict(getattr(self, "_facts", {}))
+        labels = self.classes_.tolist()
+        if labels != list(self.method_.trained_classnames):
+            record[LABELS] = labels
+        if self.calibration_:
+            record[KEY] = self.calibration_.to_dict()
+        return save_adapter(folder, self.method_, train=getattr(self, "_train", None), record=record)
 
 
 def load(
@@ -221,27 +289,52 @@ def load(
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, device=device, dtype=dtype)
     method = load_adapter(folder, backbone=backbone, device=device, dtype=dtype)
+    record, where = record_of(folder), f"Adapter {str(folder)!r}"
     classifier = PromptClassifier(
         method.backbone, method.preset, seed=method.seed, settings=method.config.to_dict(),
         template=method.template, descriptions=method.descriptions or None, device=device, dtype=dtype,
     )  # fmt: skip
     classifier.skipped_ = ()
-    return classifier._adopt(method)
+    labels = _recorded_labels(record.get(LABELS), method.trained_classnames, where)
+    return classifier._adopt(method, labels, from_record(record.get(KEY), where))
 
 
-def _labelled(pictures: list[Picture], names: list[Any]) -> Dataset:
-    """Pictures with names as a data set; classes in sorted order, all pictures for training."""
-    if len(pictures) != len(names):
-        raise UserError(f"{len(pictures)} pictures but {len(names)} names.")
-    if not pictures:
-        raise UserError("No pictures to train on.")
-    raw = sorted({str(name) for name in names})
-    clean = dict(zip(raw, clean_classnames(raw)))
-    labels = {name: label for label, name in enumerate(raw)}
-    items = tuple(
-        Item(os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"#{index}", labels[str(name)],
-             clean[str(name)])
-        for index, (picture, name) in enumerate(zip(pictures, names))
-    )  # fmt: skip
-    by_path = {item.path: picture for item, picture in zip(items, pictures)}
-    return Dataset("pictures", tuple(clean.values()), items, (), (), lambda item: as_rgb(by_path[item.path]))
+def trained_threshold(found: Calibration | None, ready: Classifier) -> float:
+    """The threshold of "none of these" for a class list.
+
+    Raises:
+        UserError: none was chosen, or the list is not the one it was chosen on.
+    """
+    if found is None or found.threshold is None:
+        raise UserError(
+            "No threshold was chosen for this adapter; fit with accept=0.95, run 'anprompt calibrate ADAPTER "
+            "--accept 0.95', or give a threshold of your own."
+        )
+    if set(ready.classnames) != set(ready.method.trained_classnames):
+        raise UserError(
+            "The threshold was chosen for the trained classes and means nothing for another list; give one of "
+            "your own, a probability from 0 to 1."
+        )
+    return found.threshold
+
+
+# --- labels ---------------------------------------------------------------------------------------
+def _recorded_labels(value: Any, names: Sequence[str], where: str) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    sound = (
+        isinstance(value, list)
+        and len(value) == len(names)
+        and all(isinstance(v, (str, int, float)) for v in value)
+    )
+    if not sound or len(set(value)) != len(value):
+        raise UserError(f"{where}: its {LABELS} are not one label per class; train or copy it again.")
+    return dict(zip(names, value))
+
+
+def _require_validation(dataset: Dataset) -> None:
+    if not dataset.val:
+        raise UserError(
+            f"{dataset.name} has no validation pictures to calibrate on; give at least three pictures per class, "
+            "or leave out calibrate and accept."
+        )

@@ -47,12 +47,18 @@ def add_device(parser: argparse.ArgumentParser, precision_help: str) -> None:
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
-    """ADAPTER, --backbone."""
+    """ADAPTER, --backbone, --template."""
     parser.add_argument("adapter", metavar="ADAPTER", help="an adapter folder, or 'zeroshot' for plain CLIP")
     parser.add_argument(
         "--backbone", metavar="NAME", help="hub id or folder, if not the one recorded (zeroshot: embedded)"
     )
     parser.add_argument("--template", metavar="TEXT", help="a sentence with {} for the class name")
+
+
+def add_adapter_folder(parser: argparse.ArgumentParser) -> None:
+    """ADAPTER that must be a folder, --backbone."""
+    parser.add_argument("adapter", metavar="ADAPTER", help="an adapter folder")
+    parser.add_argument("--backbone", metavar="NAME", help="hub id or folder, if not the one recorded")
 
 
 def open_method(args: argparse.Namespace, classnames: Sequence[str] | None, template: str | None) -> Method:

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
+    from anprompt.evaluate import calibration_error
     from anprompt.tuning import part_items, score
 
     data = subset_classes(open_dataset(args.data, root=args.root), args.classes)
@@ -39,17 +40,18 @@ def run(args: argparse.Namespace) -> int:
         metrics, skipped = score(
             method, data, part=args.split, domain=args.domain, head=args.head, on_batch=update
         )
+    ece = calibration_error(metrics.confidences, metrics.predictions == metrics.labels)
     if args.json:
         print_json({
             "adapter": args.adapter, "method": method.preset or method.name, "data": data.name,
             "classes": args.classes, "split": args.split, "domain": args.domain, "head": metrics.head,
-            "accuracy": metrics.accuracy, "pictures": len(metrics.labels), "class_count": len(data.classnames),
+            "accuracy": metrics.accuracy, "calibration_error": ece, "pictures": len(metrics.labels), "class_count": len(data.classnames),
             "template": method.template, "skipped": list(skipped),
             **({"per_class": metrics.per_class} if args.per_class else {}),
         })  # fmt: skip
         return 0
     where = f"{data.name}, {args.split} split" + (f", {args.domain}" if args.domain else "")
-    say(f"accuracy {percent(metrics.accuracy)}")
+    say(f"accuracy {percent(metrics.accuracy)}, calibration error {percent(ece)}")
     say(
         f"{method.preset or method.name} on {where}: {len(metrics.labels)} pictures, {len(data.classnames)} "
         f"classes ({args.classes}), {metrics.head} head"

@@ -10,6 +10,15 @@ from typing import Any, NoReturn
 from anprompt.errors import UserError, choices
 
 
+class Examples(argparse.HelpFormatter):
+    """Help whose examples stay lines; the rest is wrapped as usual."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `UserError` instead of printing usage and leaving."""
 
@@ -63,6 +72,7 @@ def one_of(kind: str, names: Iterable[str]) -> Callable[[str], str]:
             raise argparse.ArgumentTypeError(str(choices(kind, text, known)))
         return text
 
+    parse.words = known  # type: ignore[attr-defined]  # for shell completion
     return parse
 
 
@@ -99,6 +109,14 @@ def positive(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    number = positive(text)
+    if number > 1:
+        raise argparse.ArgumentTypeError(f"must be a share from 0 to 1, not {text}")
     return number
 
 

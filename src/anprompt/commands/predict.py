@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anprompt.commands.common import add_adapter, add_device, open_method
-from anprompt.commands.parser import whole
+from anprompt.commands.common import ZEROSHOT, add_adapter, add_device, open_method
+from anprompt.commands.parser import share, whole
 from anprompt.commands.terminal import note_line, percent, print_json, progress, safe, say, table
 from anprompt.errors import UserError
 
@@ -26,6 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", metavar="NAMES", help="'a,b,c', or @file.txt with a name per line (default: as trained)"
     )
+    parser.add_argument(
+        "--none-of-these", action="store_true",
+        help="say so where the best class is less probable than the threshold of 'anprompt calibrate --accept'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold",
+        type=share,
+        metavar="SHARE",
+        help="the same with a threshold of your own, for any classes",
+    )
     parser.add_argument("--top", type=whole(1), default=3, metavar="N", help="answers per picture")
     add_device(parser, "precision of the frozen weights (default: fp32)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -41,11 +50,16 @@ def run(args: argparse.Namespace) -> int:
         raise _nothing([(path, f"{path}: does not exist") for path in paths])
     method = open_method(args, names, None)
     classifier = Classifier(method, names)
+    least = _threshold(args, classifier)
     answers: list[dict[str, Any]] = []
     skipped: list[tuple[Path, str]] = []
     with progress("predicting", enabled=not (args.quiet or args.json)) as update:
         for start in range(0, len(paths), BATCH):
             found, failed = _predict(classifier, paths[start : start + BATCH], args.top)
+            if least is not None:
+                found = [
+                    {**answer, "none_of_these": answer["top"][0]["probability"] < least} for answer in found
+                ]
             answers += found
             skipped += failed
             update(min(start + BATCH, len(paths)), len(paths))
@@ -57,6 +71,20 @@ def run(args: argparse.Namespace) -> int:
         note_line(f"{len(skipped)} of {len(paths)} pictures skipped")
     _print(args, classifier, answers, skipped)
     return 0
+
+
+def _threshold(args: argparse.Namespace, classifier: Classifier) -> float | None:
+    """The least probability of an answer; None where any will do."""
+    if args.threshold is not None or not args.none_of_these:
+        return args.threshold
+    from anprompt.calibrate import of_adapter
+    from anprompt.predict import trained_threshold
+
+    if args.adapter == ZEROSHOT:
+        raise UserError(
+            "zeroshot has no threshold for --none-of-these; give one of your own with --threshold."
+        )
+    return trained_threshold(of_adapter(args.adapter), classifier)
 
 
 def class_list(text: str) -> list[str]:
@@ -91,21 +119,14 @@ def expand(given: Sequence[str]) -> Iterator[Path]:
     Raises:
         UserError: a folder holds no file.
     """
+    from anprompt.data.images import picture_files
+
     for text in given:
         path = Path(text)
-        if not path.is_dir():
+        if path.is_dir():
+            yield from picture_files(path)
+        else:
             yield path
-            continue
-        found = [
-            Path(base) / name
-            for base, folders, files in os.walk(path)
-            if not folders.sort() and not Path(base).name.startswith(".")  # type: ignore[func-returns-value]
-            for name in sorted(files)
-            if not name.startswith(".")
-        ]
-        if not found:
-            raise UserError(f"The folder {text!r} holds no pictures.")
-        yield from found
 
 
 def _predict(
@@ -158,11 +179,16 @@ def _print(
             "skipped": [{"picture": str(path), "reason": reason} for path, reason in skipped],
         })  # fmt: skip
         return
-    rows = [
-        [answer["picture"], *(f"{safe(t['class'])} {percent(t['probability'])}" for t in answer["top"])]
-        for answer in answers
-    ]
+    rows = [[answer["picture"], *_words(answer)] for answer in answers]
     width = max(map(len, rows)) - 1
     table(["picture", "answer", *("or" for _ in range(width - 1))], rows)
     if not args.quiet:
         say(f"{len(answers)} pictures, {len(classifier.classnames)} classes, {classifier.head} head")
+
+
+def _words(answer: dict[str, Any]) -> list[str]:
+    """The cells of one picture: the answers with their probabilities, "none of these" before them."""
+    from anprompt.calibrate import NONE
+
+    shown = [f"{safe(t['class'])} {percent(t['probability'])}" for t in answer["top"]]
+    return [NONE, *shown] if answer.get("none_of_these") else shown

@@ -68,6 +68,7 @@ class Method(nn.Module):
         engine: "shared" (exact sharing) or "plain" (whole sequences, what the parity tests compare with).
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
+        temperature: divides the logits of the trained head in a `Classifier`; see `anprompt.calibrate`.
     """
 
     name: ClassVar[str]
@@ -79,6 +80,7 @@ class Method(nn.Module):
     first_block: int
     preset: str = ""
     engine: str = "shared"
+    temperature: float = 1.0
 
     def __init__(
         self,
@@ -163,6 +165,7 @@ class Classifier:
             head = "trained" if set(names) <= set(method.trained_classnames) else "unseen"
         self.method, self.classnames = method, names
         self.head: Head = head  # type: ignore[assignment]
+        self.temperature = method.temperature if head == "trained" else 1.0  # fitted on that head alone
         with torch.no_grad():
             self.text = method.encode_classes(method.prepare(names))
 
@@ -171,4 +174,4 @@ class Classifier:
         """[B, 3, H, W] normalised pixels -> scaled logits [B, C] in fp32."""
         method = self.method
         pixels = pixels.to(method.backbone.device, method.backbone.dtype)
-        return method.logits(method.look(pixels), self.text, self.head).float()
+        return method.logits(method.look(pixels), self.text, self.head).float() / self.temperature

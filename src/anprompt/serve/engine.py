@@ -82,7 +82,7 @@ class Engine:
     ) -> Sequence[Scores | Exception]:
         try:
             ready = self.classifier(names)
-            adapter = self.method.logits(vision, ready.text, ready.head).float().cpu()
+            adapter = self.method.logits(vision, ready.text, ready.head).float().cpu() / ready.temperature
             plain: Tensor | None = None
             if zeroshot:
                 text = self.classifier(names, plain=True).text

@@ -1,0 +1,169 @@
+"""Every form that pictures and their labels come in: what the classifier takes for `X` and `y`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.utils.multiclass import check_classification_targets
+from torch import Tensor
+
+from anprompt.data.images import open_picture, picture_files, to_rgb
+from anprompt.data.splits import clean_classnames, divide
+from anprompt.data.types import Dataset, Item
+from anprompt.errors import UserError
+
+Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
+
+
+def as_rgb(picture: Picture) -> Image.Image:
+    """One picture as an RGB image.
+
+    Args:
+        picture: a path, a Pillow image, an array [H, W, 3] of uint8, or a tensor [3, H, W] of uint8 or of
+            floating-point values from 0 to 1.
+
+    Raises:
+        UserError: a file that can't be read, or an array or tensor of another form.
+    """
+    if isinstance(picture, (str, os.PathLike)):
+        return open_picture(picture)
+    if isinstance(picture, Image.Image):
+        if picture.width < 1 or picture.height < 1:
+            raise UserError("A picture has no pixels.")
+        return to_rgb(picture)
+    if isinstance(picture, Tensor):
+        return Image.fromarray(_of_tensor(picture))
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
+            raise UserError(
+                f"A picture array must be [height, width, 3] of uint8, not {list(picture.shape)} of {picture.dtype}."
+            )
+        return Image.fromarray(np.ascontiguousarray(picture))
+    raise UserError(
+        f"A picture is a path, a Pillow image, a uint8 array or a tensor, not {type(picture).__name__!r}."
+    )
+
+
+def _of_tensor(picture: Tensor) -> np.ndarray:
+    """[3, H, W] as uint8 [H, W, 3]; what would be read wrongly is refused rather than guessed."""
+    shape, dtype = list(picture.shape), str(picture.dtype).removeprefix("torch.")
+    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.numel():
+        raise UserError(
+            f"A picture tensor must be [3, height, width], not {shape}; permute(2, 0, 1) may help."
+        )
+    values = picture.detach().to("cpu")
+    if values.is_floating_point():
+        values = values.float()
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise UserError(
+                "A picture tensor of floating-point values must hold 0 to 1; pass it before it is normalised."
+            )
+        values = (values * 255).round().byte()
+    elif dtype != "uint8":
+        raise UserError(f"A picture tensor must be of uint8 or floating point, not {dtype}.")
+    return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
+
+
+def pictures(X: Any) -> Iterator[Picture]:
+    """The pictures of `X`, one after the other; a generator is read as it goes.
+
+    Args:
+        X: one picture; a folder (its files and those of the folders in it, sorted); an array
+            [N, H, W, 3] or a tensor [N, 3, H, W]; a column of a table; or anything that yields pictures.
+
+    Raises:
+        UserError: none of these, or a folder without files.
+    """
+    if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
+        yield from picture_files(X)
+        return
+    if isinstance(X, (str, os.PathLike, Image.Image)) or (
+        isinstance(X, (np.ndarray, Tensor)) and X.ndim == 3
+    ):
+        yield X
+        return
+    if getattr(X, "ndim", 1) == 2 and not isinstance(X, Tensor):
+        X = _column(X)
+    if not isinstance(X, Iterable) or getattr(X, "ndim", 1) == 0 or isinstance(X, (bytes, dict)):
+        raise UserError(f"Pictures must be a list of paths, images or arrays, not {type(X).__name__!r}.")
+    yield from X
+
+
+def _column(X: Any) -> Any:
+    """The single column of a table; a table of numbers holds no pictures."""
+    array = np.asarray(X)
+    if array.shape[1] != 1 or array.dtype.kind not in "OUST":
+        raise UserError(
+            f"A table of shape {list(array.shape)} holds no pictures; give one column of paths, or arrays "
+            "[height, width, 3]."
+        )
+    return array[:, 0].tolist()
+
+
+def batches(X: Any, size: int) -> Iterator[list[Picture]]:
+    """`pictures(X)` in lists of `size`, the last one shorter."""
+    source = pictures(X)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+# --- labels ---------------------------------------------------------------------------------------
+def plain(label: Any) -> str:
+    """A label as names are compared: "red_square" is "red square"."""
+    return clean_classnames([str(label)])[0]
+
+
+def targets(y: Iterable[Any]) -> np.ndarray:
+    """Labels [n].
+
+    Raises:
+        UserError: no labels of classes (numbers with fractions, several per picture, NaN).
+    """
+    array = np.asarray(y if hasattr(y, "__len__") else list(y))
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if not len(array):
+        return array
+    try:
+        check_classification_targets(array)
+    except ValueError as error:
+        raise UserError(f"y must hold one class per picture: {str(error).splitlines()[0]}") from None
+    if array.ndim != 1:
+        raise UserError(f"y must hold one class per picture, not an array of shape {list(array.shape)}.")
+    return array
+
+
+def labelled(
+    found: list[Picture], y: np.ndarray, names: Mapping[Any, str] | None, *, held: bool
+) -> tuple[Dataset, dict[str, Any]]:
+    """Pictures with labels as a data set, and the labels by class name; classes in sorted order.
+
+    Args:
+        held: whether a fifth of every class is kept for validation.
+    """
+    if len(found) != len(y):
+        raise UserError(f"{len(found)} pictures but {len(y)} names.")
+    if not found:
+        raise UserError("No pictures to train on.")
+    labels, index = np.unique(y, return_inverse=True)
+    raw = labels.tolist()
+    lacking = [label for label in raw if label not in names] if names is not None else []
+    if lacking:
+        raise UserError(f"names has no class name for the label {lacking[0]!r}.")
+    clean = clean_classnames(str(label if names is None else names[label]) for label in raw)
+    items = [
+        Item(os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"#{number}", int(label), clean[label])
+        for number, (picture, label) in enumerate(zip(found, index))
+    ]  # fmt: skip
+    parts = divide(items, test=0.0) if held else {"train": items, "val": []}
+    by_path = {item.path: picture for item, picture in zip(items, found)}
+    dataset = Dataset(
+        "pictures", tuple(clean), tuple(parts["train"]), tuple(parts["val"]), (),
+        lambda item: as_rgb(by_path[item.path]),
+    )  # fmt: skip
+    return dataset, dict(zip(clean, raw))
