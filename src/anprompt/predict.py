@@ -169,7 +169,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         return self.calibrate is not None or self.accept is not None
 
     def _adopt(
-        self, method: Method, labels: Mapping[str, Any] | None, found: Calibration | None
+        self, method: Method, labels: Mapping[str, Any] | None = None, found: Calibration | None = None
     ) -> PromptClassifier:
         """Take a trained method; `labels` are the caller's by class name, None where they are the names."""
         names = method.trained_classnames
