@@ -277,7 +277,7 @@ def edited(folder: Path, tmp_path: Path, change: dict) -> Path:
 
 
 def test_naflex_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="NaFlex.*google/siglip2-base-patch16-224"):
+    with pytest.raises(UserError, match=r"NaFlex.*google/siglip2-base-patch16-224"):
         load_backbone(str(edited(folder, tmp_path, {"model_type": "siglip2"})))
 
 
