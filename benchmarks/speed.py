@@ -4,11 +4,12 @@
     python benchmarks/speed.py --sections step --classes 50 --repeats 2     # a short look
     python benchmarks/speed.py --device cuda --precision bf16
 
-Sections: step (the method's training step against the number of classes), text (text encoding, forward and
-backward), methods (every method of the registry), eval (a picture at use), memory (peak of one step, each in
-a process of its own), floor (floating-point operations that remain). Variants: "field" is the reference step
-(benchmarks/reference.py), "shared" what the library does, "bank" the same with trunk activations and frozen
-features given, as a view bank gives them. Variants take turns; the best time counts.
+Sections: parity (loss and gradients of "shared" against "field"), step (the method's training step against the
+number of classes), text (text encoding, forward and backward), methods (every method of the registry), eval (a
+picture at use), profile (where a step's time goes), floor (floating-point operations that remain), memory (peak
+of one step, each in a process of its own). Variants: "field" is the reference step (benchmarks/reference.py),
+"field+" the same with this library's faster products, "shared" what the library does, "bank" the same with trunk
+activations and frozen features given, as a view bank gives them. Variants take turns; the best time counts.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from operations import step_operations
 from plot import svg
 from reference import class_names, field_bank, random_vit_b16, see_apart
 
-SECTIONS = ("step", "text", "methods", "eval", "memory", "floor")
+SECTIONS = ("parity", "step", "text", "methods", "eval", "profile", "floor", "memory")
 TRAINED = ("coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt")
+FEW = 100  # classes up to which the reference is also run with the faster products
 Seconds = dict[str, float]
 
 
@@ -90,13 +92,16 @@ class Bench:
     def labels(self, classes: int) -> Tensor:
         return (torch.arange(self.args.batch) % classes).to(self.device)
 
-    def step(self, method: Method, engine: str, bank: Any, see: Callable[[], Any]) -> Callable[[], None]:
-        """Forward, loss, backward and optimizer."""
+    def step(
+        self, method: Method, engine: str, bank: Any, see: Callable[[], Any], stock: bool | None = None
+    ) -> Callable[[], None]:
+        """Forward, loss, backward and optimizer; with torch's stock layers where `stock` (None: if plain)."""
+        stock = engine == "plain" if stock is None else stock
         labels = self.labels(len(bank.classnames))
         optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-6)
 
         def run() -> None:
-            (restore if engine == "plain" else quicken)(self.backbone)
+            (restore if stock else quicken)(self.backbone)
             method.engine = engine
             with autocast(self.device, self.args.precision):
                 parts = method.loss(see(), labels, bank)
@@ -107,13 +112,16 @@ class Bench:
         return run
 
     def steps(self, name: str, classes: int, variants: Sequence[str]) -> dict[str, Callable[[], None]]:
-        """Training steps of one method: "field", "plain", "shared", "bank"."""
+        """Training steps of one method: "field", "field+", "plain", "shared", "bank"."""
         method = self.method(name, classes)
         bank, seen = method.prepare(method.trained_classnames), method.see(self.pixels)
         prompted = name in ("mmrl", "mmrlpp", "anprompt")
         apart = (lambda: see_apart(method, self.pixels)) if prompted else (lambda: method.see(self.pixels))
         ways = {
             "field": lambda: self.step(method, "plain", field_bank(method, method.trained_classnames), apart),
+            "field+": lambda: self.step(
+                method, "plain", field_bank(method, method.trained_classnames), apart, stock=False
+            ),
             "plain": lambda: self.step(method, "plain", bank, lambda: method.see(self.pixels)),
             "shared": lambda: self.step(method, "shared", bank, lambda: method.see(self.pixels)),
             "bank": lambda: self.step(method, "shared", bank, lambda: seen),
@@ -141,6 +149,43 @@ class Bench:
 
 
 # --- sections -------------------------------------------------------------------------------------
+def section_parity(bench: Bench) -> list[dict[str, Any]]:
+    """Largest relative difference of the loss and of a gradient between "shared" and "field"."""
+    rows = []
+    for classes in bench.args.classes[:1]:
+        method = bench.method(bench.args.method, classes)
+        found = {}
+        for engine in ("plain", "shared"):
+            plain = engine == "plain"
+            (restore if plain else quicken)(bench.backbone)
+            method.engine = engine
+            bank = (field_bank if plain else lambda m, names: m.prepare(names))(method, method.trained_classnames)
+            seen = see_apart(method, bench.pixels) if plain else method.see(bench.pixels)
+            loss = torch.stack([p.float() for p in method.loss(seen, bench.labels(classes), bank).values()]).sum()
+            loss.backward()
+            found[engine] = float(loss.detach()), [p.grad.clone() for p in method.parameters() if p.requires_grad]
+            method.zero_grad(set_to_none=True)
+        (loss, ours), (reference, theirs) = found["shared"], found["plain"]
+        errors = [float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(ours, theirs)]
+        rows.append({"classes": classes, "loss": abs(loss - reference) / abs(reference), "gradient": max(errors)})
+        print(f"parity, {classes} classes: loss {rows[-1]['loss']:.1e}, gradients {max(errors):.1e}", flush=True)
+    return rows
+
+
+def section_profile(bench: Bench) -> dict[str, float]:
+    """Shares of a "shared" step's time by operator, the largest first."""
+    run = bench.steps(bench.args.method, bench.args.classes[0], ("shared",))["shared"]
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    total = sum(times.values())
+    shares = {k: v / total for k, v in sorted(times.items(), key=lambda pair: -pair[1])[:12]}
+    for key, share in shares.items():
+        print(f"profile, {key:40s} {100 * share:5.1f} %", flush=True)
+    return shares
+
+
 def with_ratios(seconds: Seconds) -> dict[str, Any]:
     """Seconds and how many times faster than "field"."""
     ratios = {v: seconds["field"] / s for v, s in seconds.items() if v != "field"} if "field" in seconds else {}
@@ -155,7 +200,7 @@ def show(what: str, row: dict[str, Any]) -> None:
 def section_step(bench: Bench) -> list[dict[str, Any]]:
     rows = []
     for classes in bench.args.classes:
-        variants = ("field", "shared", "bank")
+        variants = ("field", "field+", "shared", "bank") if classes <= FEW else ("field", "shared", "bank")
         row = with_ratios(best_of(bench.steps(bench.args.method, classes, variants), bench.args.repeats, bench.device))
         rows.append({"classes": classes, **row})
         show(f"step, {classes} classes", row)
