@@ -55,7 +55,10 @@ class LiveSweep:
     def __call__(self, event: Event) -> None:
         self.since.setdefault(event.spec, time.monotonic())
         self.last[event.spec] = event
-        if not self.console.is_terminal and event.record is not None:
+        if not self.console.is_terminal and event.kind == "failed":
+            words = [*self._names(event.spec), "failed:", event.text]
+            self.console.print("  ".join(words), highlight=False, markup=False)
+        elif not self.console.is_terminal and event.record is not None:
             self.console.print(
                 self._line(event.spec, event.kind, event.record), highlight=False, markup=False
             )
@@ -102,6 +105,8 @@ class LiveSweep:
             return Text("was there already", style="dim")
         if event.kind == "done":
             return Text(f"done in {self._seconds(event.spec):.0f} s")
+        if event.kind == "failed":
+            return Text(f"failed: {event.text}", style="red")
         grid = Table.grid(padding=(0, 1))
         text = f"testing, {event.text}" if event.kind == "evaluate" else event.text or "starting"
         grid.add_row(ProgressBar(total=1.0, completed=event.progress, width=12), Text(text))

@@ -94,7 +94,9 @@ def run_ray(
         check_room(ray, needs, ours)
         sweep = Sweep(ray, runs, timeout, observe)
         try:
-            sweep.submit(list(dict.fromkeys(specs)), Order(runs, device, needs.cpus, os.getcwd()), needs, retries)
+            sweep.submit(
+                list(dict.fromkeys(specs)), Order(runs, device, needs.cpus, os.getcwd()), needs, retries
+            )
             sweep.wait()
         finally:  # also on Ctrl-C: what is finished is kept, finished epochs as well
             sweep.cancel()
@@ -131,7 +133,9 @@ def import_ray() -> Any:
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[tuple[Any, bool]]:
     """Ray with a connection, and whether the cluster is one of this machine made for this sweep."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: nothing is reported anywhere
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # before Ray is imported: nothing is reported anywhere
     ray = import_ray()
     if ray.is_initialized():
         yield ray, False
@@ -179,7 +183,9 @@ def check_room(ray: Any, needs: Needs, ours: bool) -> None:
     if any(all(node.get(key, 0) >= value for key, value in asked.items()) for node in nodes):
         return
     if ours:
-        raise UserError(f"A run needs {needs}, which this machine has not; ask less with --cpus-per-run and the like.")
+        raise UserError(
+            f"A run needs {needs}, which this machine has not; ask less with --cpus-per-run and the like."
+        )
     log.warning("No node of the cluster has %s now; waiting for one", needs)
 
 
@@ -270,7 +276,9 @@ class Sweep:
             return
         record = self._read(spec)
         if record is None:
-            self._fail(spec, f"its record is not in {self.runs}, where {node} wrote it; all nodes must share that.")
+            self._fail(
+                spec, f"its record is not in {self.runs}, where {node} wrote it; all nodes must share that."
+            )
             return
         self.records[spec] = record
         self.observe(Event(spec, kind, 1.0, record=record))
@@ -325,7 +333,9 @@ def work(spec: RunSpec, order: Order, channel: Any) -> tuple[str, str]:
 
     here = platform.node()
     if order.version != __version__:
-        raise UserError(f"{here} has anprompt {__version__}, the driver {order.version}; install one version.")
+        raise UserError(
+            f"{here} has anprompt {__version__}, the driver {order.version}; install one version."
+        )
     if os.path.isdir(order.folder):  # so that relative paths of data sets mean the same
         os.chdir(order.folder)
     torch.set_num_threads(max(1, int(order.cpus)))

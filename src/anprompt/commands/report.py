@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anprompt.commands.terminal import print_json, say
 from anprompt.errors import UserError
+from anprompt.store import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `anprompt report`."""
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records")
-    parser.add_argument("--html", metavar="FILE", help="the page to write (default: RUNS/report.html)")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders or URLs of run records")
+    parser.add_argument("--html", metavar="FILE", help="the page to write (default: RUNS/report.html; report.html for a URL)")
     parser.add_argument("--root", metavar="DIR", help="where relative paths and coop: data sets start from")
     parser.add_argument("--no-pictures", action="store_true", help="no test pictures; data is not opened")
     parser.add_argument("--seed", type=int, default=1, help="which pictures are drawn (default: %(default)s)")
@@ -48,7 +49,7 @@ def page_path(html: str | None, runs: Sequence[str]) -> Path:
     Raises:
         UserError: the target is a folder.
     """
-    target = Path(html) if html else Path(runs[0]) / "report.html"
+    target = Path(html) if html else Path("." if is_url(runs[0]) else runs[0]) / "report.html"
     if target.is_dir():
         raise UserError(f"{target} is a folder; give the page's file, like --html {target / 'report.html'}.")
     return target

@@ -83,7 +83,7 @@ class Event:
     """Something that happened to a run of a sweep.
 
     Attributes:
-        kind: "start", "step", "epoch", "evaluate", "done" or "skip" (its record was there).
+        kind: "start", "step", "epoch", "evaluate", "done", "skip" (its record was there) or "failed".
         progress: share of the run's work that is done, 0..1.
         values: loss parts at steps and epochs.
     """

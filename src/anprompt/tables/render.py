@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from anprompt.files import write_text
+from anprompt import store
 from anprompt.tables.sheet import Sheet
 
 CSV_HEAD = ("sheet", "group", "name", "column", "mean", "std", "ci95", "low", "high", "n", "text")
@@ -144,8 +144,10 @@ def to_csv(sheets: Sequence[Sheet]) -> str:
     return out.getvalue()
 
 
-def write_sheets(folder: str | Path, sheets: Sequence[Sheet]) -> list[Path]:
+def write_sheets(folder: store.Place, sheets: Sequence[Sheet]) -> list[Path]:
     """Write `table.md`, `table.tex` and `table.csv`, each whole or not at all; the paths.
+
+    At a URL only the names of these paths count.
 
     Raises:
         UserError: the folder can't be written.
@@ -153,6 +155,6 @@ def write_sheets(folder: str | Path, sheets: Sequence[Sheet]) -> list[Path]:
     texts = {"table.md": to_markdown(sheets), "table.tex": to_latex(sheets), "table.csv": to_csv(sheets)}
     paths = []
     for name, text in texts.items():
+        store.write_text(folder, name, text)
         paths.append(Path(folder) / name)
-        write_text(paths[-1], text)
     return paths
