@@ -4,7 +4,8 @@
     adapter/adapter.safetensors   trained tensors and noise prompts, nothing of the backbone
     adapter/README.md             a card for people
 
-Nothing in it is executed or unpickled. A new adapter is written whole into `adapter/.new/` first; the
+Nothing in it is executed or unpickled, and all of it is checked before memory is asked for: an adapter
+may come from a stranger (docs/security.md). A new adapter is written whole into `adapter/.new/` first; the
 rename that gives it that name is the moment it counts. Readers prefer files in `.new/`, so a kill at any
 time leaves either the old adapter or the new one, and other files in the folder are never touched.
 """
@@ -20,13 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from anprompt import __version__
+from anprompt.adapter_checks import (
+    Bounded,
+    check_fields,
+    check_shapes,
+    check_sizes,
+    check_values,
+    count,
+    tensor_shapes,
+)
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.errors import UserError, choices
 from anprompt.files import (
     atomic_write,
+    file_hash,
+    first_line,
     package_versions,
     read_json,
     read_tensors,
@@ -42,7 +53,6 @@ FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "adapter.safetensors", "README.md"
 _NEW = ".new"
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "pillow")
-_LARGEST_SETTING = 100_000
 
 
 # --- save -----------------------------------------------------------------------------------------
@@ -74,9 +84,10 @@ def save_adapter(
         for stale in folder.glob(".writing.*"):  # left by a kill
             shutil.rmtree(stale, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder))
-        write_json(temporary / CONFIG, config)
         tensors = method.state_dict()
         atomic_write(temporary / TENSORS, lambda path: write_tensors(path, tensors, {"format": "pt"}))
+        config["tensors_sha256"] = file_hash(temporary / TENSORS)
+        write_json(temporary / CONFIG, config)
         write_text(temporary / CARD, card(config, folder.name))
         temporary.replace(folder / _NEW)
         _settle(folder)
@@ -103,6 +114,8 @@ def write_record(folder: str | Path, record: Mapping[str, Any]) -> None:
 def _settle(folder: Path) -> None:
     """Move a complete `.new/` into place; running it again after a kill goes on where it stopped."""
     new = folder / _NEW
+    if new.is_symlink():  # what lies elsewhere must not be moved here
+        raise UserError(f"{str(new)!r} is a link, which no adapter has; remove it.")
     if new.is_dir():
         for name in sorted(os.listdir(new)):
             (new / name).replace(folder / name)
@@ -112,7 +125,7 @@ def _settle(folder: Path) -> None:
 def _file(folder: Path, name: str) -> Path:
     """The valid file of that name: the one in `.new/` where a kill came before it was moved."""
     new = folder / _NEW / name
-    return new if new.is_file() else folder / name
+    return new if new.is_file() and not new.parent.is_symlink() else folder / name
 
 
 def holds_adapter(folder: str | Path) -> bool:
@@ -165,10 +178,10 @@ def card(config: Mapping[str, Any], name: str) -> str:
     lines = [
         f"# {_plain(name) or 'adapter'}",
         "",
-        f"Prompts for a frozen CLIP, tuned by anprompt {config['versions']['anprompt']} with the method "
-        f"`{config['preset']}` ({config['trained_parameters']:,} trained parameters).",
+        f"Prompts for a frozen CLIP, tuned by {_plain(_written_by(config))} with the method "
+        f"{_plain(config['preset'])} ({config['trained_parameters']:,} trained parameters).",
         "",
-        f"- Backbone: {_plain(backbone['id'])}, weights `{backbone['weight_hash'][:12]}`",
+        f"- Backbone: {_plain(backbone['id'])}, weights {_plain(backbone['weight_hash'][:12])}",
         f"- Sentence: {_plain(config['template'])}",
         f"- Classes trained on ({len(names)}): {shown}",
         "",
@@ -192,8 +205,8 @@ def _figure(value: Any) -> str:
 
 
 def _plain(text: Any) -> str:
-    """User text that can't turn into markup, links or table cells in the card."""
-    line = " ".join(str(text).split())
+    """User text that can't turn into markup, links or table cells in the card, nor move a terminal's cursor."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))
     return "".join("\\" + c if c in r"\`*_[]<>|#!" else c for c in line)
 
 
@@ -219,33 +232,13 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"Adapter {str(folder)!r} has format {config['format']!r}; this version of anprompt reads format "
             f"{FORMAT}. Use the version that wrote it ({_written_by(config)}) or a newer one."
         )
-    _check_fields(path, config)
+    check_fields(path, config)
     return config
 
 
 def _written_by(config: Mapping[str, Any]) -> str:
     versions = config.get("versions")
     return f"anprompt {versions.get('anprompt', '?')}" if isinstance(versions, dict) else "unknown"
-
-
-def _check_fields(path: Path, config: Mapping[str, Any]) -> None:
-    expected = {
-        "preset": str, "method": str, "settings": dict, "template": str, "seed": int, "classnames": list,
-        "backbone": dict,
-    }  # fmt: skip
-    for key, kind in expected.items():
-        if not isinstance(config.get(key), kind):
-            raise UserError(f"{str(path)!r}: {key!r} is missing or not a {kind.__name__}.")
-    for key in ("id", "weight_hash", "activation"):
-        if not isinstance(config["backbone"].get(key), str):
-            raise UserError(f"{str(path)!r}: 'backbone.{key}' is missing or not a str.")
-    if not config["classnames"] or not all(isinstance(name, str) for name in config["classnames"]):
-        raise UserError(f"{str(path)!r}: 'classnames' must be a list of names.")
-    if not isinstance(config.get("descriptions", {}), dict):
-        raise UserError(f"{str(path)!r}: 'descriptions' must be lists of sentences by class.")
-    name = config["backbone"]["id"]
-    if not name.isprintable() or (not os.path.isabs(name) and ".." in Path(name).parts):
-        raise UserError(f"{str(path)!r}: the backbone name {name!r} is not a hub id or a full path.")
 
 
 def load_adapter(
@@ -266,16 +259,17 @@ def load_adapter(
     """
     folder = Path(folder)
     config = read_config(folder)
-    shapes = _tensor_shapes(_file(folder, TENSORS))
-    _check_sizes(folder, config, sum(_count(shape) for shape in shapes.values()))
+    shapes = tensor_shapes(_file(folder, TENSORS))
+    elements = sum(count(shape) for shape in shapes.values())
+    check_sizes(folder, config["settings"], elements)
     if backbone is None:
         backbone = _recorded_backbone(folder, config["backbone"]["id"], device, dtype)
     _check_backbone(folder, config["backbone"], backbone)
-    method = _build(folder, config, backbone)
+    method = _build(folder, config, backbone, elements)
     method.temperature = _temperature(folder, config)
     expected = {key: tuple(value.shape) for key, value in method.state_dict().items()}
-    _check_shapes(_file(folder, TENSORS), shapes, expected)
-    _load_tensors(_file(folder, TENSORS), method)
+    check_shapes(_file(folder, TENSORS), shapes, expected)
+    _load_tensors(_file(folder, TENSORS), method, config.get("tensors_sha256"))
     method.eval()
     return method
 
@@ -290,32 +284,6 @@ def _temperature(folder: Path, config: Mapping[str, Any]) -> float:
             f"Adapter {str(folder)!r}: the temperature {value!r} is no number above 0; run 'anprompt calibrate'."
         )
     return float(value)
-
-
-def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes from the header; nothing is allocated."""
-    if not path.is_file():
-        raise UserError(f"{str(path)!r} is missing; the adapter is incomplete. Train or copy it again.")
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{str(path)!r} is damaged or cut off ({reason}). Copy the adapter again.") from error
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
-
-
-def _check_sizes(folder: Path, config: Mapping[str, Any], elements: int) -> None:
-    """No width in a sound config exceeds the number of stored values; refused before memory is asked for."""
-    for key, value in config["settings"].items():
-        if isinstance(value, int) and abs(value) > max(elements, _LARGEST_SETTING):
-            raise UserError(f"Adapter {str(folder)!r}: the setting {key} = {value} does not fit its tensors.")
 
 
 def _recorded_backbone(folder: Path, name: str, device: str | torch.device, dtype: str) -> Backbone:
@@ -345,45 +313,33 @@ def _check_backbone(folder: Path, recorded: Mapping[str, Any], backbone: Backbon
         )
 
 
-def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone) -> Method:
+def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone, elements: int) -> Method:
     # All settings are recorded, so a preset that was renamed since is only a label.
     name = config["preset"] if config["preset"] in preset_names() else config["method"]
     if config["method"] not in methods():
         raise choices(f"method of adapter {str(folder)!r}:", config["method"], sorted(methods()))
     try:
-        method = build_method(
-            name, backbone, config["classnames"], template=config["template"], settings=config["settings"],
-            descriptions=config.get("descriptions"), seed=config["seed"], fresh=False,
-        )  # fmt: skip
+        with Bounded(elements):
+            method = build_method(
+                name, backbone, config["classnames"], template=config["template"], settings=config["settings"],
+                descriptions=config.get("descriptions"), seed=config["seed"], fresh=False,
+            )  # fmt: skip
     except UserError as error:
         raise UserError(f"Adapter {str(folder)!r}: {error}") from error
-    except (RuntimeError, MemoryError, TypeError) as error:  # sizes or types no sound config has
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"Adapter {str(folder)!r}: its settings can't be used ({reason}).") from error
+    except (RuntimeError, MemoryError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        # sizes or types no sound config has
+        raise UserError(
+            f"Adapter {str(folder)!r}: its settings can't be used ({first_line(error)})."
+        ) from error
     method.preset = config["preset"]
     return method
 
 
-def _check_shapes(path: Path, found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
-    for key, shape in expected.items():
-        if key not in found:
-            raise UserError(f"{str(path)!r} lacks the tensor {key!r}; the adapter is incomplete.")
-        if found[key] != shape:
-            raise UserError(
-                f"{str(path)!r}: tensor {key!r} has shape {list(found[key])}, expected {list(shape)}."
-            )
-    extra = sorted(set(found) - set(expected))
-    if extra:
-        raise UserError(f"{str(path)!r} holds a tensor {extra[0]!r} that its method does not have.")
-
-
-def _load_tensors(path: Path, method: Method) -> None:
-    tensors, _ = read_tensors(path)
-    for key, value in tensors.items():
-        if not value.is_floating_point():
-            raise UserError(f"{str(path)!r}: tensor {key!r} is of type {value.dtype}, not floating point.")
-        if not torch.isfinite(value).all():
-            raise UserError(
-                f"{str(path)!r}: tensor {key!r} holds NaN or Inf; use an earlier adapter or train again."
-            )
+def _load_tensors(path: Path, method: Method, checksum: str | None) -> None:
+    tensors = check_values(path, read_tensors(path)[0])
+    if checksum is not None and file_hash(path) != checksum:
+        raise UserError(
+            f"{str(path)!r} is not the file that {CONFIG} was written with (its checksum differs); it was changed or "
+            "damaged. Copy the adapter again."
+        )
     method.load_state_dict(tensors, strict=True)

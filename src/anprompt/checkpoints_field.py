@@ -10,6 +10,7 @@ with torch.save. Which method it was, and its sizes, are read off names and shap
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         UserError: no such file, or one with anything in it but tensors and plain values.
     """
     path = Path(path)
+    _refuse_packed(path)
     try:
         with torch.serialization.safe_globals(_INERT):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,9 +172,29 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} has no 'state_dict' of tensors; give a 'model.pth.tar-N' file.")
+    for key, value in state.items():
+        _refuse_hollow(path, str(key), value)
     plain = {str(key).removeprefix("module."): value for key, value in state.items()}
     # CoOp and CoCoOp save the prompt learner alone, the others the whole model.
     return {_P + key: value for key, value in plain.items()} if "ctx" in plain else plain
+
+
+def _refuse_packed(path: Path) -> None:
+    """torch.save stores records as they are; compressed ones could unpack to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except Exception:  # not a zip, or damaged: torch says so
+        return
+    if packed:
+        raise UserError(f"{path} holds compressed records, which torch.save never writes; it is not opened.")
+
+
+def _refuse_hollow(path: Path, key: str, value: Tensor) -> None:
+    """A tensor must lie in the file with all its values: one value can claim to be a matrix of any size."""
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise UserError(f"{path}: the tensor {key[:80]!r} is not stored whole; it is not opened.")
 
 
 def method_of(state: Mapping[str, Tensor], path: str | Path = "The file") -> str:
@@ -266,7 +288,7 @@ def from_state(
     try:
         values = {ours: stack(group, state).float() for ours, group in names.items()}
         sizes = _sizes(name, values, backbone)
-    except (RuntimeError, IndexError, ZeroDivisionError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{path} holds tensors of {name} in shapes that do not go together.") from error
     method = build_method(
         name, backbone, classnames, template=template, settings={**sizes, **(settings or {})}, fresh=False

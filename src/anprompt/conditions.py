@@ -55,9 +55,9 @@ class Condition:
             UserError: another form, or a family or strength that does not exist.
         """
         parts = text.split(":")
-        if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit()):
+        if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 9):
             raise UserError(
-                f"Condition {text!r} is not KIND:FAMILY:STRENGTH, like image:fog:3 or text:typo:2."
+                f"Condition {text[:200]!r} is not KIND:FAMILY:STRENGTH, like image:fog:3 or text:typo:2."
             )
         kind, family, strength = parts[0], parts[1], int(parts[2])
         known: dict[str, tuple[Iterable[str], Sequence[int]]] = {

@@ -48,6 +48,11 @@ def text_memory(limit: int) -> Iterator[None]:
         _saved_bytes.reset(token)
 
 
+def saved_bytes() -> int:
+    """The limit that holds here, see `text_memory`."""
+    return _saved_bytes.get()
+
+
 @dataclass(frozen=True)
 class Heads:
     """Reshapes between [n, L, D] and attention's [n, heads, L, D / heads]."""

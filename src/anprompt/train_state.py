@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anprompt.data.bank import checksum
 from anprompt.errors import UserError
 from anprompt.files import atomic_write, read_tensors, write_tensors
 from anprompt.methods.base import Method, MethodConfig
@@ -62,8 +64,8 @@ def save_state(
     content = {"run": run, "log": dataclasses.asdict(train_log)}
     if scaler is not None and scaler.is_enabled():
         content["scaler"] = scaler.state_dict()
-    folder.mkdir(parents=True, exist_ok=True)
-    meta = {"anprompt": json.dumps(content)}
+    text = json.dumps(content)
+    meta = {"anprompt": text, "checksum": _checksum(tensors, text)}
     atomic_write(folder / FILE, lambda path: write_tensors(path, tensors, meta))
 
 
@@ -71,7 +73,7 @@ def load_state(
     folder: Path, method: Method, optimizer: torch.optim.Optimizer, run: str,
     scaler: torch.amp.GradScaler | None = None,
 ) -> TrainLog:  # fmt: skip
-    """Continue from `folder` if it holds a state of this very run.
+    """Continue from `folder` if it holds a state of this very run, whole to the last bit.
 
     Raises:
         UserError: the state belongs to another run, or the file is damaged.
@@ -80,7 +82,10 @@ def load_state(
     if not path.exists():
         return TrainLog()
     tensors, meta = read_tensors(path)
-    content = json.loads(meta.get("anprompt", "{}"))
+    text = meta.get("anprompt", "{}")
+    if meta.get("checksum") != _checksum(tensors, text):
+        raise UserError(f"{path} is damaged (its checksum differs); delete it to start this run afresh.")
+    content = json.loads(text)
     if content.get("run") != run:
         raise UserError(
             f"{path} is the state of another run (other data, settings, seed or backbone). "
@@ -98,6 +103,12 @@ def load_state(
         scaler.load_state_dict(content["scaler"])
     log.info("resuming after %d finished epochs from %s", len(content["log"]["epochs"]), path)
     return TrainLog(**content["log"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Over the tensors and the log."""
+    flat = {name: value.detach().to("cpu") for name, value in tensors.items()}
+    return f"{checksum(flat)}{zlib.crc32(text.encode()):08x}"
 
 
 # --- NaN and Inf ----------------------------------------------------------------------------------

@@ -47,6 +47,9 @@ def _refuse_wrong_activation(spec: str, config: Any) -> None:
         )
 
 
+# Code that comes with a model is never run, nor asked about: transformers would ask on a terminal.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+
 # model_type in config.json -> the class of transformers that opens it.
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
@@ -83,7 +86,7 @@ def hub_kind(spec: str) -> str:
             f"Backbone folder {spec!r} has no config.json; point at a folder saved in hub format."
         )
     with _plain_errors(spec):
-        kind = str(AutoConfig.from_pretrained(spec).model_type)
+        kind = str(AutoConfig.from_pretrained(spec, **NO_CODE).model_type)
     if kind == "siglip2":
         raise UserError(
             f"Backbone {spec!r} is a SigLIP 2 of the NaFlex kind, which takes pictures of any shape and is not "
@@ -109,13 +112,13 @@ def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
     if found != kind:
         raise UserError(f"Backbone {spec!r} is of type {found!r}, not {kind!r}; load_backbone opens both.")
     with _plain_errors(spec):
-        _refuse_wrong_activation(spec, AutoConfig.from_pretrained(spec))
+        _refuse_wrong_activation(spec, AutoConfig.from_pretrained(spec, **NO_CODE))
         # fp32 first: the hash must not depend on the precision that is asked for.
         loaded: Any = getattr(transformers, KINDS[kind]).from_pretrained(
-            spec, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+            spec, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, **NO_CODE
         )
         model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(spec)
+        tokenizer = AutoTokenizer.from_pretrained(spec, **NO_CODE)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(

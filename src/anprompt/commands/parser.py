@@ -140,7 +140,8 @@ def _value(text: str) -> Any:
             number = kind(text)
         except ValueError:
             continue
-        if not math.isfinite(number):
-            raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
+        # The size first: Python can't turn an integer of 400 digits into a float.
+        if abs(number) > 2**63 or not math.isfinite(number):
+            raise argparse.ArgumentTypeError(f"must be a finite number of sound size, not {text[:40]!r}")
         return number
     return text

@@ -343,7 +343,9 @@ def _checked_shard(path: Path, space: str) -> Named:
     tensors, meta = read_tensors(path)
     if meta.get("space") != space or meta.get("checksum") != checksum(tensors):
         raise ValueError("its checksum is wrong")
-    del tensors[KEYS]
+    rows = len(tensors.pop(KEYS))
+    if any(value.ndim < 1 or len(value) != rows for value in tensors.values()):
+        raise ValueError("its tensors have other numbers of rows")
     return tensors
 
 

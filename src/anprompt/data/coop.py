@@ -82,7 +82,7 @@ def read_split(path: str | Path) -> tuple[Parts, list[str]]:
         }
     except (json.JSONDecodeError, RecursionError):
         raise UserError(f"{shown(path)} is not valid JSON; download the split again.") from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         form = "each of train, val, test should be [[path, label, name], ...]"
         raise UserError(f"{shown(path)} is not a split file; {form}.") from None
     names: dict[int, str] = {}

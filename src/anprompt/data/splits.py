@@ -14,6 +14,7 @@ from anprompt.errors import UserError, choices
 
 TEST_SHARE, VAL_SHARE = 0.3, 0.2
 LONGEST_NAME = 300
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the text around them
 
 
 def clean_classnames(names: Iterable[str], *, allow_duplicates: bool = False) -> list[str]:
@@ -46,7 +47,7 @@ def clean_classnames(names: Iterable[str], *, allow_duplicates: bool = False) ->
 
 def _clean(name: str) -> str:
     clean = unicodedata.normalize("NFC", str(name)).replace("_", " ").strip()
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in clean):
+    if any(c in _DIRECTIONS or unicodedata.category(c) in ("Cc", "Cs") for c in clean):
         raise UserError(f"The class name {name!r} holds control or undecodable characters; rename it.")
     clean = " ".join(clean.split())
     if not clean:

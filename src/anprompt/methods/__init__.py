@@ -44,6 +44,7 @@ __all__ = [
     "preset",
 ]
 
+LONGEST_TEMPLATE = 1000
 _BUILT_IN: tuple[type[Method], ...] = (ZeroShot, CoOp, CoCoOp, MaPLe, PromptSRC, MMRL, MMRLpp, ANPrompt)
 
 
@@ -93,13 +94,42 @@ def preset(name: str, protocol: str = "base-to-new", *, dataset: str = "", shots
     file = resources.files("anprompt") / "presets" / f"{name}.toml"
     if not file.is_file():
         return Preset(name, name)
-    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    values = parse_preset(name, file.read_text(encoding="utf-8"))
     base = preset(values["extends"], protocol, shots=shots) if "extends" in values else Preset("", "")
     settings, train = dict(base.settings), dict(base.train)
     for layer in _layers(values, protocol, dataset, shots):
         settings.update(layer.get("settings", {}))
         train.update(layer.get("train", {}))
     return Preset(name, values["method"], settings, train)
+
+
+_TABLES = ("settings", "train")
+
+
+def parse_preset(name: str, text: str) -> dict[str, Any]:
+    """The tables of a preset's file.
+
+    Raises:
+        UserError: no TOML, no method, or a part of another kind.
+    """
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        reason = (str(error) or "nested too deeply").splitlines()[0]
+        raise UserError(f"Preset {name!r} is no TOML ({reason}).") from None
+    if not isinstance(values.get("method"), str) or not isinstance(values.get("extends", ""), str):
+        raise UserError(f"Preset {name!r} must name its method, and what it extends, as a string.")
+    protocols = values.get("protocol", {})
+    changes = list(protocols.values()) if isinstance(protocols, dict) else [protocols]
+    for layer in [values, *changes]:
+        special = [layer.get(key, {}) for key in ("shots", "dataset")] if isinstance(layer, dict) else [layer]
+        inner = [table for group in special if isinstance(group, dict) for table in group.values()]
+        tables = [layer, *special, *inner]
+        if not all(isinstance(table, dict) for table in tables):
+            raise UserError(f"Preset {name!r}: 'protocol' and what it holds must be tables.")
+        if not all(isinstance(table.get(key, {}), dict) for table in (layer, *inner) for key in _TABLES):
+            raise UserError(f"Preset {name!r}: 'settings' and 'train' must be tables.")
+    return values
 
 
 def _layers(values: Mapping[str, Any], protocol: str, dataset: str, shots: int) -> list[Mapping[str, Any]]:
@@ -164,7 +194,10 @@ def _check_needs(cls: type[Method], backbone: Backbone) -> None:
 
 
 def check_template(template: str) -> None:
-    """`UserError` unless the template has exactly one place for the class name."""
+    """`UserError` unless the template is a printable line with exactly one place for the class name."""
+    if not template.isprintable() or len(template) > LONGEST_TEMPLATE:
+        shown = template[:40] + ("..." if len(template) > 40 else "")
+        raise UserError(f"Template {shown!r} must be one printable line of at most {LONGEST_TEMPLATE} characters.")
     if (
         template.count("{}") != 1
         or template.replace("{}", "").count("{")

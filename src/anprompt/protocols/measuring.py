@@ -30,7 +30,7 @@ from anprompt.prompting import Vision
 from anprompt.protocols.lab import Lab, Part
 from anprompt.protocols.pictures import Pictures
 from anprompt.protocols.spec import Event, Observer, RunSpec
-from anprompt.results import data_hash, metrics_entry
+from anprompt.results import data_hash, metrics_entry, spec_hash
 from anprompt.train import autocast
 from anprompt.tuning import match_descriptions
 
@@ -48,13 +48,15 @@ class Notes:
         self.entries: dict[str, Entry] = {}
         self._written = time.monotonic()
         if self.path and self.path.is_file():
-            with suppress(UserError):
-                self.entries = read_json(self.path)
+            with suppress(UserError, KeyError, TypeError):  # damaged: then it is measured again
+                kept = read_json(self.path)
+                self.entries = kept["entries"] if kept["checksum"] == spec_hash(kept["entries"]) else {}
 
     def put(self, key: str, entry: Entry) -> None:
         self.entries[key] = entry
         if self.path and time.monotonic() - self._written > PAUSE:
-            write_text(self.path, json.dumps(self.entries))
+            kept = {"checksum": spec_hash(self.entries), "entries": self.entries}
+            write_text(self.path, json.dumps(kept))
             self._written = time.monotonic()
 
 

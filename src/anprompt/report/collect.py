@@ -14,11 +14,13 @@ from anprompt.report.grid import Kinds, noise_grid
 from anprompt.results import Record, dataset_hash, read_records
 from anprompt.tables import conditions, in_order, label, labels, shown_name
 from anprompt.tables.runs import REFERENCE, untrained
+from anprompt.tables.sound import sound_records
 
 SETS = 12  # data sets with pictures on a page
 CASES = (4, 1)  # pictures per data set: where methods differ, and of the rest
 
 
+@sound_records()
 def read(folders: Sequence[str | Path]) -> list[Record]:
     """The records of all folders, each run once, ordered by data set, method and seed.
 
@@ -38,6 +40,7 @@ def read(folders: Sequence[str | Path]) -> list[Record]:
     return sorted(found.values(), key=place)
 
 
+@sound_records()
 def galleries(
     records: Sequence[Record], *, root: str | Path | None = None, seed: int = 1
 ) -> tuple[list[Gallery], list[str]]:

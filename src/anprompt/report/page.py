@@ -26,6 +26,7 @@ from anprompt.report.tables import pick, tables
 from anprompt.results import Record
 from anprompt.tables import conditions, in_order, label, labels, nice, sheets, shown_name
 from anprompt.tables.runs import TOPICS
+from anprompt.tables.sound import sound_records
 
 NEXT = "anprompt fit --data my_photos/ --shots 16 --out adapter/"
 SECTIONS = {  # id: (in the list of sections, as a heading)
@@ -52,6 +53,7 @@ def write_report(
     return target
 
 
+@sound_records()
 def render(records: Sequence[Record], galleries: Sequence[Gallery] = (), missing: Sequence[str] = ()) -> str:
     """The page as HTML; sections that the records have nothing for are left out.
 

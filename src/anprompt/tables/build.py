@@ -12,6 +12,7 @@ from anprompt.tables.noise import noise_sheets
 from anprompt.tables.rows import labels
 from anprompt.tables.runs import REFERENCE, Batch, batches
 from anprompt.tables.sheet import Sheet
+from anprompt.tables.sound import sound_records
 from anprompt.tables.transfer import transfer_sheets
 
 BUILDERS: dict[str, Callable[[Batch, str], list[Sheet]]] = {
@@ -25,6 +26,7 @@ BUILDERS: dict[str, Callable[[Batch, str], list[Sheet]]] = {
 }  # fmt: skip
 
 
+@sound_records()
 def sheets(records: Iterable[Record], reference: str = "") -> list[Sheet]:
     """The tables of each protocol that the records are of; the order of the records changes nothing.
 
