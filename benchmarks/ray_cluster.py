@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the findings as JSON")
     parser.add_argument("--keep", type=Path, help="folder for the records (default: a temporary one)")
     args = parser.parse_args()
-    os.environ.update(OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
+    os.environ.update(OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0", RAY_agent_register_timeout_ms="120000")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         found = {**killed_sweep(folder / "ray"), **compared(folder), **overhead(folder / "ray")}

@@ -44,7 +44,7 @@ def test_only_a_whole_record_of_the_same_specification_is_finished(tmp_path: Pat
     made = record("embedded:food", "anprompt", 1)
     spec = made["spec"]
     assert results.finished(tmp_path, spec) is None
-    path = results.save_record(tmp_path, made)
+    path = Path(results.save_record(tmp_path, made))
     assert results.finished(tmp_path, spec) == made
     assert results.finished(tmp_path, {**spec, "seed": 2}) is None
     path.write_text(path.read_text()[:-20])  # half a file

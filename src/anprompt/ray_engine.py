@@ -143,6 +143,7 @@ def connected(address: str | None) -> Iterator[tuple[Any, bool]]:
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     check_address(where)
     options = {"include_dashboard": False} if where == "local" else {}
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine is slow to start, not broken
     try:
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray raises what its layers raise: connection, version, value, runtime

@@ -13,7 +13,8 @@ from anprompt.errors import UserError
 from anprompt.machine import reset_peak_memory
 from anprompt.methods import preset
 from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, Pairs, RunSpec, silent
-from anprompt.results import Record, dataset_hash, finished, record_path, save_record, spec_hash
+from anprompt.results import Record, dataset_hash, finished, record_name, save_record, spec_hash
+from anprompt.store import scratch
 from anprompt.train import threads_for
 
 log = logging.getLogger("anprompt")
@@ -62,8 +63,11 @@ def run_all(
 
     A finished record is taken as it is, if backbone and data are still the same. An interrupted run goes
     on from its last finished epoch.
+
+    Args:
+        runs_dir: folder of the records, or a URL.
     """
-    lab = lab or Lab(adapters=Path(runs_dir) / "adapters")
+    lab = lab or Lab(adapters=scratch(runs_dir) / "adapters")
     records = []
     for spec in specs:
         record = finished(runs_dir, spec.identity())
@@ -71,9 +75,7 @@ def run_all(
             observe(Event(spec, "skip", 1.0, record=record))
         else:
             if record:
-                log.info(
-                    "%s: backbone or data have changed, running again", record_path(runs_dir, spec.identity())
-                )
+                log.info("%s: backbone or data have changed, running again", record_name(spec.identity()))
             observe(Event(spec, "start"))
             reset_peak_memory()
             with state_folder(runs_dir, spec, lab) as state, threads_for(lab.backbone(spec)):
@@ -89,7 +91,7 @@ def state_folder(runs_dir: str | Path, spec: RunSpec, lab: Lab) -> Iterator[Path
     """A folder for the resumable state of a run on these weights and data; it goes when the run is done."""
     data = [dataset_hash(lab.dataset(spec, name)) for name in (spec.dataset, *spec.targets)]
     identity = [spec.identity(), lab.backbone(spec).weight_hash, *data]
-    folder = Path(runs_dir) / "unfinished" / spec_hash({"run": identity})[:16]
+    folder = scratch(runs_dir) / "unfinished" / spec_hash({"run": identity})[:16]
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # others may have unfinished runs there

@@ -18,6 +18,7 @@ from anprompt.machine import hardware
 from anprompt.protocols import Event, Lab, Observer, RunSpec, silent
 from anprompt.protocols.shelf import default_budget
 from anprompt.results import Record
+from anprompt.store import scratch
 from anprompt.sweep import run_all
 
 PAUSE = 0.2  # seconds between two looks at the events, and between two step events of a run
@@ -40,7 +41,7 @@ def run_parallel(
     """`run_all` with `jobs` runs at a time; the records are the same, in the order of the specs."""
     jobs = min(jobs, len(specs))
     if jobs <= 1:
-        return run_all(specs, runs_dir, lab=Lab(device, Path(runs_dir) / "adapters"), observe=observe)
+        return run_all(specs, runs_dir, lab=Lab(device, scratch(runs_dir) / "adapters"), observe=observe)
     context = multiprocessing.get_context("spawn")  # a forked torch can hang
     events: Any = context.Queue()
     pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid(), jobs))
@@ -85,7 +86,7 @@ def _start(events: Any, device: str, runs_dir: str, parent: int, jobs: int) -> N
     import torch
 
     torch.set_num_threads(1)
-    lab = Lab(device, Path(runs_dir) / "adapters", default_budget(jobs))
+    lab = Lab(device, scratch(runs_dir) / "adapters", default_budget(jobs))
     _here.update(events=events, lab=lab, last=0.0)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
