@@ -5,24 +5,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from anprompt.commands.fit import check_out
 from anprompt.commands.parser import one_of, setting, shots, whole
-from anprompt.commands.terminal import console, say
+from anprompt.commands.terminal import console, print_json, say
 from anprompt.conditions import QUICK, all_conditions, described
 from anprompt.data.catalog import BENCHMARKS, IMAGENET_VARIANTS
+from anprompt.engines import add_engine_options, check_engine, execute
 from anprompt.errors import UserError, choices
-from anprompt.estimate import estimate
+from anprompt.estimate import Estimate, estimate
 from anprompt.live import LiveSweep
 from anprompt.protocols import PROTOCOLS, Lab, Pairs, RunSpec
-from anprompt.results import Record
+from anprompt.results import Record, record_name
+from anprompt.store import Place, check, place_of, shown
 from anprompt.sweep import is_untrained, plan
-from anprompt.tables import sheets, to_terminal, write_sheets
+from anprompt.tables import Line, Sheet, sheets, to_terminal, write_sheets
 from anprompt.train import PRECISIONS
 from anprompt.tuning import split_settings
-from anprompt.workers import default_jobs, run_parallel
+from anprompt.workers import default_jobs
 
 FEW_SHOTS = (1, 2, 4, 8, 16)
 LISTS = ("all", "quick", "image", "text", "template", "descriptions")
@@ -75,27 +76,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
         type=setting, help="a setting of the method or of the training, e.g. epochs=20; repeatable",
     )  # fmt: skip
-    parser.add_argument("--runs", default="runs", help="folder of the records (default: %(default)s)")
+    parser.add_argument("--runs", default="runs", help="folder or URL of the records (default: %(default)s)")
+    add_engine_options(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs with estimated time and memory, start none"
     )
+    parser.add_argument("--json", action="store_true", help="print what was run, with its figures, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is not there yet, print the tables, write them beside the records."""
     specs = specifications(args)
-    runs = Path(args.runs)
-    jobs = args.jobs or default_jobs(args.backbone, args.device)
+    runs = place_of(args.runs)
+    check_engine(args)
     if args.dry_run:
-        return dry_run(specs, runs, Lab(args.device), jobs)
-    check_out(runs)
-    with LiveSweep(specs, console(), title=args.protocol) as live:
-        records = run_parallel(specs, runs, jobs=jobs, device=args.device, observe=live)
-    show(records, runs)
+        jobs = args.jobs or default_jobs(args.backbone, args.device)
+        return dry_run(specs, runs, Lab(args.device), jobs, plain=args.json)
+    check(runs) if isinstance(runs, str) else check_out(runs)
+    with LiveSweep(specs, console(stderr=args.json), title=args.protocol) as live:
+        records = execute(args, specs, runs, live)
+    if args.json:
+        print_json(as_json(records, runs))
+    else:
+        show(records, runs)
     return 0
 
 
-def show(records: Sequence[Record], runs: Path) -> None:
+def as_json(records: Sequence[Record], runs: Place) -> dict[str, Any]:
+    """Where records and tables lie, and the tables' unrounded figures by line and column."""
+    found = sheets(records)
+    return {
+        "runs": str(runs), "records": [shown(runs, record_name(record["spec"])) for record in records],
+        "files": [shown(runs, path.name) for path in write_sheets(runs, found)],
+        "tables": [{"title": sheet.title, "lines": [figures(sheet, line) for line in sheet.lines]} for sheet in found],
+    }  # fmt: skip
+
+
+def figures(sheet: Sheet, line: Line) -> dict[str, Any]:
+    """A line of a table by column: the unrounded figure, or the text where it is none."""
+    cells = {
+        column.name: cell.text if cell.mean is None else cell.mean
+        for column, cell in zip(sheet.columns, line.cells)
+    }
+    return {"group": line.group, "name": line.name, **cells}
+
+
+def show(records: Sequence[Record], runs: Place) -> None:
     """Print the first table of a sweep, and write all of them."""
     found = sheets(records)
     if found:
@@ -104,9 +130,12 @@ def show(records: Sequence[Record], runs: Path) -> None:
     say(f"Records and tables: {runs}/ ({names})")
 
 
-def dry_run(specs: Sequence[RunSpec], runs: Path, lab: Lab, jobs: int) -> int:
+def dry_run(specs: Sequence[RunSpec], runs: Place, lab: Lab, jobs: int, *, plain: bool = False) -> int:
     """List the runs: which are done, and what the others will take."""
     found = estimate(specs, runs, lab)
+    if plain:
+        print_json([planned(one) for one in found])
+        return 0
     several_shots = len({spec.shots for spec in specs}) > 1
     for one in found:
         spec = one.spec
@@ -124,6 +153,14 @@ def dry_run(specs: Sequence[RunSpec], runs: Path, lab: Lab, jobs: int) -> int:
     else:
         say("Nothing to run.")
     return 0
+
+
+def planned(one: Estimate) -> dict[str, Any]:
+    """A run of a sweep that was not started, in plain values."""
+    spec = one.spec
+    facts = {"data": spec.dataset, "method": spec.method, "shots": spec.shots or "all", "seed": spec.seed}
+    takes = {"seconds": round(one.seconds, 2), "memory_mb": round(one.pace.memory_mb)} if one.pace else {}
+    return {**facts, "done": one.done, **takes}
 
 
 def duration(seconds: float) -> str:
