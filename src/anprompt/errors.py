@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 100  # characters of a wrong value that are repeated
+
 
 class UserError(ValueError):
     """Input a person can mend. The command line prints it as one line and exits with code 2."""
@@ -19,7 +21,8 @@ def choices(kind: str, value: object, available: Iterable[object]) -> UserError:
         available: what exists, in the order to print it.
     """
     names = [str(name) for name in available]
-    near = difflib.get_close_matches(str(value), names, n=1)
+    near = difflib.get_close_matches(str(value)[:LONGEST], names, n=1)
+    asked = str(value) if len(str(value)) <= LONGEST else str(value)[:LONGEST] + "..."
     hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-    return UserError(f"Unknown {kind} {str(value)!r}.{hint} Available: {shown or 'none'}.")
+    return UserError(f"Unknown {kind} {asked!r}.{hint} Available: {shown or 'none'}.")

@@ -94,8 +94,12 @@ def _check_regular(path: Path, largest: int) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line; its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an exception says, in one printable line; its name where it says nothing.
+
+    Libraries quote names from files as they are.
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 def write_tensors(

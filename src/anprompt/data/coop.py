@@ -216,7 +216,7 @@ def synset_names(file: Path) -> dict[str, str]:
         synset, _, name = line.strip().partition(" ")
         if synset and name_of.setdefault(synset, name) != name:
             raise UserError(
-                f"{shown(file)}, line {number}: {synset} is called {name!r}, and {name_of[synset]!r} before."
+                f"{shown(file)}, line {number}: {shown(synset)} is called {name!r}, and {name_of[synset]!r} before."
             )
     return name_of
 

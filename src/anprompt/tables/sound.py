@@ -21,8 +21,7 @@ def sound_records() -> Iterator[None]:
     except UserError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        said = " ".join(first_line(error).split())[:120]
-        said = said if said.isprintable() else ascii(said)
+        said = first_line(error)[:120]
         raise UserError(
             f"A record is not as records are ({type(error).__name__}: {said}); it is of another version or was edited. "
             "Run it again."
