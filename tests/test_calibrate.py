@@ -112,7 +112,6 @@ def test_fit_calibrates_on_validation_pictures(made: PromptClassifier, photo_fol
     finally:
         made.method_.temperature = kept
     assert kept == found.temperature != 1 and bare.temperature == 1
-    made._ready = None
 
 
 def test_none_of_these(made: PromptClassifier, photo_folder: Path) -> None:

@@ -39,6 +39,26 @@ def test_every_command_speaks_json() -> None:
         assert any("--json" in action.option_strings for action in parser_of(name)._actions), name
 
 
+def test_bench_as_json(
+    photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "base-to-new", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--methods",
+             "zeroshot", "--seeds", "1", "--shots", "2", "--jobs", "1", "--runs", str(tmp_path / "runs"), "--json"]  # fmt: skip
+    assert main([*words, "--dry-run"]) == 0
+    [planned] = json.loads(capsys.readouterr().out)
+    assert (planned["method"], planned["shots"], planned["done"]) == ("zeroshot", 2, False)
+    assert planned["seconds"] > 0 and not (tmp_path / "runs").exists()
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    [path] = told["records"]
+    record = json.loads(Path(path).read_text(encoding="utf-8"))
+    figures = [value for table in told["tables"] for line in table["lines"] for value in line.values()]
+    assert pytest.approx(record["metrics"]["base"]["accuracy"]) in [v for v in figures if isinstance(v, float)]
+    assert all(Path(file).is_file() for file in told["files"])
+    assert main([*words, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["done"]
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_option_is_in_the_script(shell: str, entries: list, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from anprompt.bench import words
 from anprompt.commands.fit import check_out
 from anprompt.commands.parser import whole
-from anprompt.commands.terminal import console, say
+from anprompt.commands.terminal import console, print_json, say
 from anprompt.conditions import Condition
 from anprompt.errors import choices
 from anprompt.files import write_text
@@ -55,16 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one data set, 4 shots, 2 epochs: a look in seconds"
     )
+    parser.add_argument("--json", action="store_true", help="print what was written, with the figures, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, compare, write the report; what an earlier call finished is taken from its records."""
     started = time.monotonic()
-    screen = console()
+    screen = console(stderr=args.json)
     specs, out = specifications(args), Path(args.out)
-    say(
+    screen.print(
         f"ANPrompt and zero-shot CLIP on embedded data sets ({', '.join(dict.fromkeys(s.dataset[9:] for s in specs))}): "
-        f"{specs[0].shots} pictures of each base class to train on, none of the new classes."
+        f"{specs[0].shots} pictures of each base class to train on, none of the new classes.",
+        soft_wrap=True,
     )
     check_out(out)
     jobs = args.jobs or default_jobs("embedded")
@@ -78,6 +80,12 @@ def run(args: argparse.Namespace) -> int:
     report = write_report(out / "report.html", records, shown)
     if any(gallery.cases for gallery in shown):
         gallery_png(out / "pictures.png", in_turn(shown, PICTURES))
+    if args.json:
+        print_json({
+            "report": str(report), "seconds": round(time.monotonic() - started, 1),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        })  # fmt: skip
+        return 0
     say("")
     say(f"{time.monotonic() - started:.0f} s. The report, with pictures and their answers:")
     say(f"  {report.resolve()}", style="bold")

@@ -152,6 +152,10 @@ def labelled(
         raise UserError("No pictures to train on.")
     labels, index = np.unique(y, return_inverse=True)
     raw = labels.tolist()
+    if len(raw) == 1:
+        raise UserError(
+            f"Training needs at least two classes, but all {len(y)} pictures are of 1 class, {raw[0]!r}."
+        )
     lacking = [label for label in raw if label not in names] if names is not None else []
     if lacking:
         raise UserError(f"names has no class name for the label {lacking[0]!r}.")

@@ -175,7 +175,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         names = method.trained_classnames
         self.method_, self.calibration_ = method, found
         self.classes_ = np.array([labels[name] for name in names] if labels else names)
-        self._ready: Classifier | None = None
+        self._ready: dict[tuple[str, ...], Classifier] = {}  # of the last class list
         return self
 
     @staticmethod
@@ -194,9 +194,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(classes, str):
             raise UserError(f"classes must be a list of names, not the string {classes!r}.")
         names = self.method_.trained_classnames if classes is None else tuple(clean_classnames(classes))
-        if self._ready is None or self._ready.classnames != names:
-            self._ready = Classifier(self.method_, names)
-        return self._ready
+        if names not in self._ready:
+            made = Classifier(self.method_, names)
+            self._ready.clear()
+            self._ready[names] = made
+        return self._ready[names]
 
     def _logits(self, X: Any, classes: Iterable[str] | None) -> Tensor:
         """[n, classes], divided by the temperature where one was fitted for this head."""

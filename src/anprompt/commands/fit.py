@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anprompt.data.bank import ViewBank
     from anprompt.data.types import Dataset
     from anprompt.evaluate import Metrics
+    from anprompt.tensorboard import TensorBoard
     from anprompt.tuning import Job, Tuned
 
 STATE = ".state"
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bank-gb", type=positive, default=10.0, metavar="N", help="disk space of the bank (default: 10)"
     )
+    parser.add_argument("--tensorboard", metavar="DIR", help="also curves for TensorBoard (extra 'tb')")
     parser.add_argument("--estimate", action="store_true", help="say what it will take, and train nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace an adapter of another run")
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from anprompt.data.bank import DiskBank
     from anprompt.data.sources import open_dataset
     from anprompt.methods import check_template
+    from anprompt.tensorboard import board, require_tensorboard
     from anprompt.tuning import run as tune
     from anprompt.tuning import split_settings
 
@@ -70,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     settings, train = split_settings(args.method, _settings(args))
     if args.template is not None:
         check_template(args.template)
+    if args.tensorboard is not None:
+        require_tensorboard()
     device = resolve_device(args.device)
     check_out(out)
     dataset = open_dataset(args.data, root=args.root)
@@ -86,8 +91,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _keep_state(out / STATE, job, overwrite=args.overwrite)
     _announce(args, job)
-    with progress("training", enabled=not (args.quiet or args.json)) as update:
-        show = _Progress(job, update, lines=not (args.quiet or args.json))
+    shown = not (args.quiet or args.json)
+    with progress("training", enabled=shown) as update, board(args.tensorboard) as curves:
+        show = _Progress(job, update, lines=shown, curves=curves)
         tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch, bank=bank)
     tested = _test(args, job, tuned)
     record = _record(dataset, job, tuned, tested)
@@ -212,13 +218,15 @@ def _announce(args: argparse.Namespace, job: Job) -> None:
 class _Progress:
     """Loss parts in the progress bar at every few steps, and one line per epoch."""
 
-    def __init__(self, job: Job, update: Any, *, lines: bool) -> None:
-        self.epochs, self.update, self.lines = job.train.epochs, update, lines
+    def __init__(self, job: Job, update: Any, *, lines: bool, curves: TensorBoard | None = None) -> None:
+        self.epochs, self.update, self.lines, self.curves = job.train.epochs, update, lines, curves
 
     def step(self, epoch: int, number: int, steps: int, parts: Mapping[str, Any]) -> None:
         if number % 10 == 0 or number + 1 == steps:  # reading a value waits for the device
             text = "  ".join(f"{key} {float(value):.3f}" for key, value in parts.items())
             self.update(epoch * steps + number + 1, self.epochs * steps, text)
+        if self.curves:
+            self.curves.step(epoch, number, steps, parts)
 
     def epoch(self, epoch: int, means: Mapping[str, float]) -> None:
         if self.lines:
@@ -226,6 +234,8 @@ class _Progress:
             parts = "  ".join(f"{k} {v:.3f}" for k, v in means.items() if k not in apart)
             val = f"  val {percent(means['val_accuracy'])}" if "val_accuracy" in means else ""
             say(f"epoch {epoch + 1}/{self.epochs}  {parts}{val}")
+        if self.curves:
+            self.curves.epoch(epoch, means)
 
 
 def _estimate(args: argparse.Namespace, job: Job, bank: ViewBank | None) -> int:

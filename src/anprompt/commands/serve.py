@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import socket
+import sys
 
 from anprompt.commands.common import add_adapter, add_device, open_method
 from anprompt.commands.parser import positive, whole
 from anprompt.commands.predict import class_list
-from anprompt.commands.terminal import note_line, say
+from anprompt.commands.terminal import note_line, print_json, say
 from anprompt.errors import UserError
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="'a,b,c', or @file.txt with a name per line, for requests that bring none (default: as trained)",
     )  # fmt: skip
     add_device(parser, "precision of the frozen weights (default: fp32)")
+    parser.add_argument("--json", action="store_true", help="say where it listens as JSON")
     who = parser.add_argument_group("who may ask")
     who.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     who.add_argument("--port", type=whole(0), default=8000, metavar="N", help="default 8000; 0 takes a free one")
@@ -63,10 +65,18 @@ def run(args: argparse.Namespace) -> int:
     listener = bind(args.host, args.port)  # a port that is taken shows before a model is loaded
     with listener:
         app = create_app(open_method(args, names, None), settings, names)
-        run_server(app, listener, lambda: say(f"serving {args.adapter} at {address(listener)} (stop with Ctrl+C)"))
+        run_server(app, listener, lambda: _started(args, address(listener)))
     if not args.quiet:
         note_line("stopped")
     return 0
+
+
+def _started(args: argparse.Namespace, place: str) -> None:
+    if args.json:
+        print_json({"adapter": args.adapter, "address": place})
+        sys.stdout.flush()  # a program that waits for the line must get it while the service runs
+    else:
+        say(f"serving {args.adapter} at {place} (stop with Ctrl+C)")
 
 
 def read_token(token: str | None, no_token: bool, host: str) -> str | None:
