@@ -1,16 +1,20 @@
 """The command line: finds the command, runs it, and turns every failure into one line.
 
-Exit codes: 0 done, 1 unexpected failure (or a check that found something), 2 wrong input, 130 interrupted.
+Exit codes: 0 done, 1 unexpected failure (or a check that found something), 2 wrong input or out of memory,
+130 interrupted (Ctrl-C), 143 ended (SIGTERM).
 A command is a module with `add_arguments(parser)` and `run(args) -> int`; one row in `COMMANDS` adds it.
 Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,6 +22,7 @@ from anprompt import __version__
 from anprompt.commands.examples import epilog
 from anprompt.commands.parser import Examples, Parser, add_common
 from anprompt.commands.terminal import error_line, quiet_libraries, set_up
+from anprompt.commands.together import check_command, is_echo
 from anprompt.errors import UserError, choices
 
 
@@ -64,8 +69,34 @@ first steps:
 """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, every file is whole and the state of a run is kept."""
+
+
+@contextlib.contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Within: SIGTERM raises `Terminated`, so that temporary files go and one line says what happened."""
+
+    def ended(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises nothing, unless `--debug` asks for the traceback."""
+    with _sigterm_as_exception():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     command = next((word for word in arguments if not word.startswith("-")), "")
@@ -75,14 +106,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        error_line(str(error))
+        if not is_echo():
+            error_line(str(error))
         if debug:
             raise
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         again = "; run the same command again to resume" if command in ("fit", "demo", "bench") else ""
-        error_line(f"interrupted{again}", kind="")
-        return 130
+        ended = isinstance(stop, Terminated)
+        error_line(f"{'ended from outside (SIGTERM)' if ended else 'interrupted'}{again}", kind="")
+        return 143 if ended else 130
     except BrokenPipeError:
         # The reader (head, less) has gone; a second failure while Python flushes at exit must not show.
         if argv is None:
@@ -93,9 +126,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if short := _out_of_memory(error):
+            error_line(short)
+            return 2
         reason = (str(error).strip() or "no message").splitlines()[0]
         error_line(f"unexpected {type(error).__name__}: {reason} (see the traceback with --debug)")
         return 1
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    if not isinstance(error, (MemoryError, RuntimeError)):
+        return None
+    from anprompt.memory import is_out_of_memory, out_of_memory
+
+    return str(out_of_memory(error)) if is_out_of_memory(error) else None
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -116,6 +160,7 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments.pop(0)
     if name not in COMMANDS:
         raise choices("command", name, COMMANDS)
+    check_command(name)
     args = parser_of(name).parse_args([*leading, *arguments])
     quiet_libraries(verbose=args.verbose, quiet=args.quiet)
     return _module(name).run(args)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from anprompt.distributed import Team
+from anprompt.memory import in_halves
 from anprompt.methods.base import Classifier
 from anprompt.train import autocast
 
@@ -50,29 +52,55 @@ def evaluate(
     precision: str = "fp32",
     on_batch: Callable[[int, int], None] | None = None,
     change: Callable[[Tensor, Tensor], Tensor] | None = None,
+    team: Team | None = None,
 ) -> Metrics:
-    """Run all pictures once.
+    """Run all pictures once, fewer at a time where memory runs out.
 
     Args:
         on_batch: (pictures done, pictures in all) for progress bars.
         change: (pixels, indices) -> pixels, e.g. a corruption, applied after normalisation.
+        team: processes that call this with the same arguments; each sees its share of the pictures, and all
+            get the result.
     """
     device = classifier.method.backbone.device
     logits = []
-    for indices in torch.arange(len(views)).split(batch_size):
+
+    def score(indices: Tensor) -> Tensor:
         pixels = views.eval_batch(indices)
         if change is not None:
             pixels = change(pixels, indices)
         with autocast(device, precision):
-            logits.append(classifier.logits(pixels).cpu())
+            return classifier.logits(pixels).cpu()
+
+    mine = torch.arange(len(views))
+    if team:
+        mine = mine[slice(*team.bounds(len(views)))]
+    for indices in mine.split(batch_size) if len(mine) else ():
+        logits.append(in_halves(score, indices))
         if on_batch:
             on_batch(int(indices[-1]) + 1, len(views))
+    if team:
+        return _gathered(torch.cat(logits) if logits else None, mine, views.labels, classifier, team)
     return metrics(torch.cat(logits), views.labels, classifier)
 
 
 def metrics(logits: Tensor, labels: Tensor, classifier: Classifier) -> Metrics:
     """Accuracy, per class, and confidence from logits [n, C]."""
-    confidences, predictions = logits.float().softmax(dim=-1).max(dim=-1)
+    return _metrics(*logits.float().softmax(dim=-1).max(dim=-1), labels, classifier)
+
+
+def _gathered(
+    logits: Tensor | None, mine: Tensor, labels: Tensor, classifier: Classifier, team: Team
+) -> Metrics:
+    """`metrics` of all processes' pictures; `logits` are those of the pictures `mine`, None without any."""
+    answers = torch.zeros(2, len(labels), dtype=torch.float64)  # labels and fp32 fit in whole
+    if logits is not None:
+        answers[:, mine] = torch.stack([v.double() for v in logits.float().softmax(dim=-1).max(dim=-1)])
+    confidences, predictions = team.add(answers)
+    return _metrics(confidences.float(), predictions.long(), labels, classifier)
+
+
+def _metrics(confidences: Tensor, predictions: Tensor, labels: Tensor, classifier: Classifier) -> Metrics:
     right = (predictions == labels).float()
     per_class = {
         name: float(right[labels == index].mean())

@@ -11,7 +11,7 @@ def cosine_alignment(features: Tensor, frozen: Tensor) -> Tensor:
     return 1.0 - F.cosine_similarity(features, frozen, dim=-1).mean()
 
 
-def wa_loss(logits_weak: Tensor, logits: Tensor) -> Tensor:
+def wa_loss(logits_weak: Tensor, logits: Tensor, whole: Tensor | None = None) -> Tensor:
     """ANPrompt's weak alignment loss (WALoss): clean predictions should agree with weak-noise ones.
 
     `sum KL(softmax(z_weak) || softmax(z)) / ((std(z) + 1e-6) * numel(z))`, both [B, C] and scaled.
@@ -19,12 +19,14 @@ def wa_loss(logits_weak: Tensor, logits: Tensor) -> Tensor:
     Args:
         logits_weak: z_weak, similarity of the NRVPP to weak-noise text features.
         logits: z, similarity of image features to prompted text features.
+        whole: z of the whole batch, where `logits` are a slice of it: the spread is that of the batch.
     """
     target = F.softmax(logits_weak, dim=-1)
     divergence = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="sum")
-    if logits.numel() < 2:  # one picture, one class: they agree, and one number has no spread
+    whole = logits if whole is None else whole
+    if whole.numel() < 2:  # one picture, one class: they agree, and one number has no spread
         return divergence
-    return divergence / ((logits.std() + 1e-6) * logits.numel())
+    return divergence / ((whole.std() + 1e-6) * logits.numel())
 
 
 def feature_l1(features: Tensor, frozen: Tensor) -> Tensor:

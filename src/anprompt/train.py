@@ -21,9 +21,11 @@ from torch import Tensor
 
 from anprompt.backbones.base import Backbone
 from anprompt.data.bank import MemoryBank, ViewBank
+from anprompt.distributed import Team, load_state_of_first, split_batches
 from anprompt.errors import UserError, choices
 from anprompt.looks import PRECISIONS, Looks, TrainViews, autocast
-from anprompt.methods.base import Method, MethodConfig
+from anprompt.memory import LessMemory
+from anprompt.methods.base import Method, MethodConfig, itself
 from anprompt.train_state import NonFiniteLoss, TrainLog, Watch, load_state, run_key, save_state
 
 __all__ = [
@@ -163,6 +165,7 @@ class Run:
         validate: called after every epoch; its accuracy goes into the log.
         on_step: (epoch, step in epoch, steps per epoch, loss parts) for progress bars.
         on_epoch: (epoch, mean parts) once an epoch is safe on disk.
+        team: the processes that share the run, each with the same arguments; None for this one alone.
 
     Raises:
         UserError: nothing to train, no pictures, labels outside the class list, foreign state.
@@ -178,6 +181,7 @@ class Run:
         validate: Callable[[], float] | None = None,
         on_step: StepHook | None = None,
         on_epoch: EpochHook | None = None,
+        team: Team | None = None,
     ) -> None:
         check_labels(views, len(method.trained_classnames))
         self.method, self.views, self.config, self.state = method, views, config, state
@@ -185,6 +189,8 @@ class Run:
         self.device = method.backbone.device
         self.optimizer = make_optimizer(method, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.memory = LessMemory()
+        self.team, self.share = team, 1.0
         self.failure: NonFiniteLoss | None = None
         self.log = TrainLog()
 
@@ -194,13 +200,28 @@ class Run:
         with autocast(self.device, config.precision):
             self.classes = method.prepare(method.trained_classnames)
         self.key = run_key(method, config, self.views)
-        if self.state:
+        if self.team:
+            self._meet(self.team)
+        elif self.state:
             self.log = load_state(self.state, method, self.optimizer, self.key, self.scaler)
         self.log.resumed_from = len(self.log.epochs)
         self.looks = Looks(method, self.views, config.precision, config.trunk_precision, bank)
         self.good = _copy(method)
         self.labels = self.views.labels.to(self.device)
         method.train()
+
+    def _meet(self, team: Team) -> None:
+        """All processes at one state of one run, and this one's share of every batch known."""
+        count = min(self.config.batch_size, len(self.views))
+        self.share = split_batches(team, self.method, count)
+        team.agree(
+            self.key, "The processes of this run see different data or models; give all of them the same files."
+        )
+        if self.state:
+            self.log = load_state_of_first(
+                team, self.state, self.method, self.optimizer, self.key, self.scaler
+            )
+        team.copy_first(self.method)
 
     def steps(self, epoch: int) -> Iterator[None]:
         """One pass over the pictures, a step at a time."""
@@ -210,15 +231,14 @@ class Run:
         batches = epoch_order(len(self.views), config.batch_size, config.seed, epoch)
         watch, started = Watch(), time.perf_counter()
         for number, batch in enumerate(batches):
+            if self.team:
+                batch = batch[slice(*self.team.bounds(len(batch)))]
             vision = self.looks.batch(batch, epoch)
-            with autocast(self.device, config.precision):
-                parts = method.loss(vision, self.labels[batch], self.classes, epoch * len(batches) + number)
-            total = torch.stack([part.float() for part in parts.values()]).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            self._descend(total, watch, number)
-            watch.add({"loss": total, **parts}, number)
+            parts = self._gradients(vision, batch, epoch * len(batches) + number)
+            self._descend(watch, number)
+            watch.add(parts, number)
             if self.on_step:
-                self.on_step(epoch, number, len(batches), {"loss": total.detach(), **parts})
+                self.on_step(epoch, number, len(batches), parts)
             # A look at the sums waits for the device, so it happens now and then, not at every step.
             if number % CHECK_EVERY == CHECK_EVERY - 1 or number + 1 == len(batches):
                 watch.check(method, self.optimizer, scaler, epoch, number)
@@ -228,9 +248,24 @@ class Run:
         self.log.steps += len(batches)
         self._finish(epoch, watch.means(len(batches)))
 
-    def _descend(self, total: Tensor, watch: Watch, number: int) -> None:
-        """Backward and optimiser step; with fp16, a step whose gradients overflow is left out and counted."""
-        self.scaler.scale(total).backward()
+    def _gradients(self, vision: Any, batch: Tensor, step: int) -> dict[str, Tensor]:
+        """Those of the whole batch, and its loss with the parts."""
+        if self.team is None:
+            return self.memory(self._backward, vision, batch, step)
+        # No second try with less memory: the others would not know what they are asked for.
+        return self.team.combine(self.method, self._backward(vision, batch, step), self.share)
+
+    def _backward(self, vision: Any, batch: Tensor, step: int) -> dict[str, Tensor]:
+        """Gradients, times this process's share of the batch, and the loss with its parts."""
+        with autocast(self.device, self.config.precision):
+            parts = self.method.loss(vision, self.labels[batch], self.classes, step)
+        total = torch.stack([part.float() for part in parts.values()]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total if self.team is None else total * self.share).backward()
+        return {"loss": total.detach(), **parts}
+
+    def _descend(self, watch: Watch, number: int) -> None:
+        """The optimiser's step; with fp16, one whose gradients overflow is left out and counted."""
         fp16 = self.scaler.is_enabled()
         # As a tensor: asking for the number would wait for the device.
         before = self.scaler._get_scale_async().clone() if fp16 else torch.zeros(())  # type: ignore[union-attr]
@@ -253,9 +288,11 @@ class Run:
             means["val_accuracy"] = self.validate()
             method.train()
         self.log.epochs.append({"lr": config.lr_at(epoch), **means})
+        if self.team:
+            self.team.copy_first(method)
         self.good = _copy(method)
         self.looks.flush()
-        if self.state:
+        if self.state and (self.team is None or self.team.first):
             save_state(self.state, method, self.optimizer, self.key, self.log, self.scaler)
         if self.on_epoch:
             self.on_epoch(epoch, self.log.epochs[-1])
@@ -280,6 +317,7 @@ def fit(
     on_step: StepHook | None = None,
     on_epoch: EpochHook | None = None,
     bank: ViewBank | None = None,
+    team: Team | None = None,
 ) -> TrainLog:
     """Train a method in place. The arguments are those of `Run`.
 
@@ -290,7 +328,9 @@ def fit(
         UserError: nothing to train, no pictures, labels outside the class list, foreign state.
         NonFiniteLoss: NaN or Inf, named with its step; the method is back at its last finished epoch.
     """
-    run = Run(method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch)
+    run = Run(
+        method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch, team=team
+    )
     return _train([run], bank)[0]
 
 
@@ -327,6 +367,7 @@ def _train(runs: Sequence[Run], bank: ViewBank | None) -> list[TrainLog]:
             active = [(run, steps) for run, steps in active if run.advance(steps)]
     for run in runs:
         run.method.eval()
+        run.method.whole = itself
     for run in runs:
         if run.failure:
             raise run.failure

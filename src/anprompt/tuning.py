@@ -18,6 +18,7 @@ from anprompt.data.bank import ViewBank
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset, Item
 from anprompt.data.views import Views
+from anprompt.distributed import Team
 from anprompt.errors import UserError, choices
 from anprompt.evaluate import Metrics, evaluate
 from anprompt.files import read_json
@@ -140,12 +141,14 @@ def run(
     on_step: StepHook | None = None,
     on_epoch: EpochHook | None = None,
     bank: ViewBank | None = None,
+    team: Team | None = None,
 ) -> Tuned:
     """Do it.
 
     Args:
         state: folder for the resumable state; see `train.fit`.
         bank: keeps what the frozen encoder makes of the training views.
+        team: the processes that share the run, each with the same job.
     """
     data, config = job.dataset, job.train
     method = build_method(
@@ -161,7 +164,7 @@ def run(
         skipped += val_views.skipped
 
         def validate() -> float:
-            return evaluate(Classifier(method), val_views, precision=config.precision).accuracy
+            return evaluate(Classifier(method), val_views, precision=config.precision, team=team).accuracy
 
     with threads_for(job.backbone):
         log = fit(
@@ -173,6 +176,7 @@ def run(
             on_step=on_step,
             on_epoch=on_epoch,
             bank=bank,
+            team=team,
         )
     return Tuned(method, log, tuple(skipped))
 
@@ -227,12 +231,13 @@ def score(
     domain: str | None = None,
     head: str = "auto",
     on_batch: Callable[[int, int], None] | None = None,
+    team: Team | None = None,
 ) -> tuple[Metrics, tuple[str, ...]]:
     """Metrics of a method on one part of a data set, and one line per picture that could not be used."""
     items = part_items(dataset, part, domain)
     classifier = Classifier(method, dataset.classnames, head)
     views = make_views(method.backbone, dataset, items, probe="eval")
-    return evaluate(classifier, views, on_batch=on_batch), views.skipped
+    return evaluate(classifier, views, on_batch=on_batch, team=team), views.skipped
 
 
 # --- descriptions ---------------------------------------------------------------------------------

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from anprompt.commands.common import add_adapter, add_data, add_device, open_method
 from anprompt.commands.parser import one_of
 from anprompt.commands.terminal import percent, print_json, progress, say, table
+from anprompt.commands.together import together
+
+if TYPE_CHECKING:
+    from anprompt.distributed import Team
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print."""
+    """Evaluate and print; processes of torchrun take a share of the pictures each."""
+    with together(args.device) as team:
+        args.device = str(team.device) if team else args.device
+        return _run(args, team)
+
+
+def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
     from anprompt.evaluate import calibration_error
@@ -38,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     method = open_method(args, data.classnames, data.template)
     with progress("testing", enabled=not (args.quiet or args.json)) as update:
         metrics, skipped = score(
-            method, data, part=args.split, domain=args.domain, head=args.head, on_batch=update
+            method, data, part=args.split, domain=args.domain, head=args.head, on_batch=update, team=team
         )
     ece = calibration_error(metrics.confidences, metrics.predictions == metrics.labels)
     if args.json:

@@ -100,6 +100,7 @@ class ANPrompt(Method):
     name: ClassVar[str] = "anprompt"
     paper: ClassVar[str] = "arXiv 2508.04677"
     Config: ClassVar[type[MethodConfig]] = ANPromptConfig
+    splits: ClassVar[bool] = True
 
     def __init__(
         self, backbone: Backbone, classnames: Sequence[str], config: ANPromptConfig, *, template: str,
@@ -217,7 +218,7 @@ class ANPrompt(Method):
             "ce_rep": (1 - c.head_weight) * F.cross_entropy(z_rep, labels),
             "sim_image": c.similarity_weight * cosine_alignment(image, vision.frozen),
             "sim_text": c.similarity_weight * cosine_alignment(text, bank.frozen),
-            "wa": c.wa_weight * wa_loss(z_weak, z),
+            "wa": c.wa_weight * wa_loss(z_weak, z, self.whole(z)),
         }
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:

@@ -7,7 +7,7 @@ tensors (and fixed ones such as noise prompts) alone, so an adapter never contai
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -58,6 +58,11 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     return value
 
 
+def itself(rows: Tensor) -> Tensor:
+    """`Method.whole` in one process."""
+    return rows
+
+
 class Method(nn.Module):
     """Base class of all methods.
 
@@ -69,18 +74,24 @@ class Method(nn.Module):
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
         temperature: divides the logits of the trained head in a `Classifier`; see `anprompt.calibrate`.
+        splits: whether the loss is a mean over the batch's pictures, or asks `whole` for what it takes of
+            all of them; only then may several processes share a batch (`anprompt.distributed`).
+        whole: a slice's rows -> those of the whole batch, with gradients; the rows themselves where the
+            slice is all there is.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     needs: ClassVar[tuple[str, ...]] = ()
+    splits: ClassVar[bool] = False
 
     backbone: Backbone
     first_block: int
     preset: str = ""
     engine: str = "shared"
     temperature: float = 1.0
+    whole: Callable[[Tensor], Tensor]
 
     def __init__(
         self,
@@ -100,6 +111,7 @@ class Method(nn.Module):
         self.trained_classnames = tuple(classnames)
         self.descriptions = dict(descriptions or {})
         self.seed = seed
+        self.whole = itself
 
     def start(self) -> None:
         """Compute fixed tensors from the training classes; called once for a fresh method, never on load."""

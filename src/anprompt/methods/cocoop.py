@@ -57,6 +57,7 @@ class CoCoOp(Method):
     name: ClassVar[str] = "cocoop"
     paper: ClassVar[str] = "arXiv 2203.05557"
     Config: ClassVar[type[MethodConfig]] = CoCoOpConfig
+    splits: ClassVar[bool] = True
 
     def __init__(
         self, backbone: Backbone, classnames: Sequence[str], config: CoCoOpConfig, *, template: str,

@@ -57,6 +57,7 @@ class CoOp(Method):
     name: ClassVar[str] = "coop"
     paper: ClassVar[str] = "arXiv 2109.01134"
     Config: ClassVar[type[MethodConfig]] = CoOpConfig
+    splits: ClassVar[bool] = True
 
     def __init__(
         self, backbone: Backbone, classnames: Sequence[str], config: CoOpConfig, *, template: str,

@@ -60,6 +60,7 @@ class MaPLe(Method):
     name: ClassVar[str] = "maple"
     paper: ClassVar[str] = "arXiv 2210.03117"
     Config: ClassVar[type[MethodConfig]] = MaPLeConfig
+    splits: ClassVar[bool] = True
 
     def __init__(
         self, backbone: Backbone, classnames: Sequence[str], config: MaPLeConfig, *, template: str,

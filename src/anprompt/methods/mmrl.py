@@ -62,6 +62,7 @@ class MMRL(Method):
     name: ClassVar[str] = "mmrl"
     paper: ClassVar[str] = "arXiv 2503.08497"
     Config: ClassVar[type[MethodConfig]] = MMRLConfig
+    splits: ClassVar[bool] = True
     text_tokens: nn.Module
     vision_tokens: nn.Module
     beta: float = 1.0  # later blocks get their own tokens alone

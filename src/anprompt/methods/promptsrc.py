@@ -76,6 +76,7 @@ class PromptSRC(Method):
     name: ClassVar[str] = "promptsrc"
     paper: ClassVar[str] = "arXiv 2307.06948"
     Config: ClassVar[type[MethodConfig]] = PromptSRCConfig
+    splits: ClassVar[bool] = True
     text_average: Tensor
     vision_average: Tensor
 
