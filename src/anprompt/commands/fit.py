@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from anprompt.commands.common import add_data, add_device
 from anprompt.commands.parser import positive, setting, shots, whole
 from anprompt.commands.terminal import note_line, percent, print_json, progress, say
+from anprompt.commands.together import together
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
     from anprompt.data.bank import ViewBank
     from anprompt.data.types import Dataset
+    from anprompt.distributed import Team
     from anprompt.evaluate import Metrics
     from anprompt.tensorboard import TensorBoard
     from anprompt.tuning import Job, Tuned
@@ -59,11 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, evaluate, save."""
+    """Train, evaluate, save; where torchrun started several processes, the first one writes."""
+    with together(args.device) as team:
+        return _run(args, team)
+
+
+def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.backbones import load_backbone, resolve_device
     from anprompt.checkpoint import save_adapter
     from anprompt.data.bank import DiskBank
     from anprompt.data.sources import open_dataset
+    from anprompt.distributed import on_first
     from anprompt.methods import check_template
     from anprompt.tensorboard import board, require_tensorboard
     from anprompt.tuning import run as tune
@@ -75,27 +83,32 @@ def run(args: argparse.Namespace) -> int:
         check_template(args.template)
     if args.tensorboard is not None:
         require_tensorboard()
-    device = resolve_device(args.device)
-    check_out(out)
+    device = team.device if team else resolve_device(args.device)
+    on_first(team, lambda: check_out(out))
     dataset = open_dataset(args.data, root=args.root)
     backbone = load_backbone(args.backbone, device=device)
     job = _plan(args, dataset, backbone, settings, train)
     bank = None if args.bank == "off" else DiskBank(args.bank, args.bank_gb)
     if args.estimate:
+        if team:
+            raise UserError("--estimate measures one process; ask for it without torchrun.")
         return _estimate(args, job, bank)
-    if _finished(out, job, overwrite=args.overwrite):
+    if on_first(team, lambda: _finished(out, job, overwrite=args.overwrite)):
         if args.json:
             print_json({"adapter": str(out), "already_finished": True})
         else:
             say(f"{out} already holds the adapter of this very run; nothing to do. See {out / 'README.md'}.")
         return 0
-    _keep_state(out / STATE, job, overwrite=args.overwrite)
-    _announce(args, job)
-    shown = not (args.quiet or args.json)
-    with progress("training", enabled=shown) as update, board(args.tensorboard) as curves:
+    on_first(team, lambda: _keep_state(out / STATE, job, overwrite=args.overwrite))
+    _announce(args, job, team)
+    first = team is None or team.first
+    shown = first and not (args.quiet or args.json)
+    with progress("training", enabled=shown) as update, board(args.tensorboard if first else None) as curves:
         show = _Progress(job, update, lines=shown, curves=curves)
-        tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch, bank=bank)
-    tested = _test(args, job, tuned)
+        tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch, bank=bank, team=team)
+    tested = _test(args, job, tuned, team)
+    if not first:
+        return 0
     record = _record(dataset, job, tuned, tested)
     save_adapter(out, tuned.method, train=job.train, record=record)
     shutil.rmtree(out / STATE, ignore_errors=True)
@@ -191,6 +204,8 @@ def _keep_state(state: Path, job: Job, *, overwrite: bool) -> None:
     """Note which run the state belongs to; with --overwrite, the state of another run goes."""
     from anprompt.files import read_json, write_json
 
+    if state.is_symlink():  # a folder from elsewhere must not choose where this one writes
+        raise UserError(f"{str(state)!r} is a link; remove it, or choose another --out folder.")
     note = state / "run.json"
     same = note.is_file() and read_json(note) == {"run": job.key}
     if state.exists() and not same:
@@ -205,13 +220,14 @@ def _keep_state(state: Path, job: Job, *, overwrite: bool) -> None:
 
 
 # --- words ----------------------------------------------------------------------------------------
-def _announce(args: argparse.Namespace, job: Job) -> None:
+def _announce(args: argparse.Namespace, job: Job, team: Team | None = None) -> None:
     if args.quiet or args.json:
         return
     data = job.dataset
     say(
         f"{job.method} on {data.name}: {len(data.classnames)} classes, {len(data.train)} pictures, "
         f"{job.train.epochs} epochs, backbone {job.backbone.id} on {job.backbone.device.type}"
+        + (f", {team.size} processes" if team else "")
     )
 
 
@@ -251,13 +267,13 @@ def _estimate(args: argparse.Namespace, job: Job, bank: ViewBank | None) -> int:
     return 0
 
 
-def _test(args: argparse.Namespace, job: Job, tuned: Tuned) -> Metrics | None:
+def _test(args: argparse.Namespace, job: Job, tuned: Tuned, team: Team | None) -> Metrics | None:
     from anprompt.tuning import score
 
     if not job.dataset.test:
         return None
     with progress("testing", enabled=not (args.quiet or args.json)) as update:
-        return score(tuned.method, job.dataset, on_batch=update)[0]
+        return score(tuned.method, job.dataset, on_batch=update, team=team)[0]
 
 
 def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) -> dict[str, Any]:
