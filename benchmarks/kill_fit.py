@@ -43,10 +43,10 @@ from anprompt.files import read_tensors, write_json
 from anprompt.machine import hardware
 from anprompt.results import read_records
 
-FIT = ("fit", "--data", "embedded:food", "--shots", "4", "--epochs", "6", "--quiet")
+FIT = ("fit", "--data", "embedded:food", "--classes", "base", "--shots", "2", "--epochs", "4", "--quiet")
 SWEEP = ("bench", "base-to-new", "--data", "embedded:food", "--methods", "zeroshot,anprompt", "--seeds", "1,2",
-         "--shots", "2", "--set", "epochs=3", "--jobs", "1", "--json")  # fmt: skip
-ADAPTER = ("adapter.safetensors", "config.json", "README.md")
+         "--shots", "1", "--set", "epochs=3", "--jobs", "1", "--json")  # fmt: skip
+ADAPTER = ("adapter.safetensors", "config.json")  # the card has the name of its folder in it
 TIMES = ("finished", "timings", "memory", "log")
 
 
