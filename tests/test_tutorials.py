@@ -49,6 +49,7 @@ def desk(
 
     for module in (backbones, predict, checkpoint):
         monkeypatch.setattr(module, "load_backbone", load)
+    monkeypatch.setattr("anprompt.load_backbone", load)  # the package keeps a name once it was asked for
     for module in (tuning, predict):
         monkeypatch.setattr(module, "plan", plan)
     monkeypatch.setattr("anprompt.protocols.lab.load_backbone", load)
