@@ -282,7 +282,8 @@ def test_signals_end_a_run_in_one_line_and_keep_it(
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
     before = signal.getsignal(signal.SIGTERM)
-    asked = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    # a job in the background is started with this one ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched:
         after_epoch(patched, 2, lambda: os.kill(os.getpid(), number))
         assert main(words(photos, tiny_folder, out, "--quiet")) == code
