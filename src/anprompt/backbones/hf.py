@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -187,8 +188,9 @@ class HubModel(Backbone):
         for tower in (self.model.text_model, self.model.vision_model):
             quicken(tower)
 
+    @abstractmethod
     def _dims(self, config: Any) -> Dims:
-        raise NotImplementedError
+        """Sizes, from the names that this kind of model's config has for them."""
 
     def _ids(self, sentences: Sequence[str], cut: bool, limit: int) -> list[list[int]]:
         """The tokenizer's ids of each sentence; see `tokenize`."""
