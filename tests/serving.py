@@ -21,10 +21,10 @@ from anprompt.serve.settings import Settings
 
 
 class Running:
-    """Where a service listens, and the `Service` behind it."""
+    """Where a service listens, the `Service` behind it, and the server with its connections."""
 
-    def __init__(self, port: int, service: Any) -> None:
-        self.port, self.service = port, service
+    def __init__(self, port: int, service: Any, server: Any) -> None:
+        self.port, self.service, self.server = port, service, server
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -75,7 +75,7 @@ def serving(method: Method, settings: Settings | None = None) -> Iterator[Runnin
     thread.start()
     assert ready.wait(60)
     try:
-        yield Running(listener.getsockname()[1], app.state.service)
+        yield Running(listener.getsockname()[1], app.state.service, server)
     finally:
         server.should_exit = True
         thread.join(60)

@@ -57,6 +57,19 @@ def encoded(*pictures: bytes) -> list[str]:
     return [base64.b64encode(data).decode() for data in pictures]
 
 
+def test_answers_do_not_wait_for_the_other_side(service: Running) -> None:
+    """Head and body are two packets; with Nagle's algorithm the second waits 40 ms for a receipt."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as line:
+        line.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert line.recv(4096).startswith(b"HTTP/1.1 200")
+        (mine,) = [
+            connection.transport.get_extra_info("socket")
+            for connection in service.server.server_state.connections
+            if connection.transport.get_extra_info("peername") == line.getsockname()
+        ]
+        assert mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 # --- right answers --------------------------------------------------------------------------------
 def test_mixed_requests_at_once_get_the_offline_answers(service: Running, offline: PromptClassifier) -> None:
     """Many class lists and sizes, good and bad mixed, eight at a time: batching must change nothing."""

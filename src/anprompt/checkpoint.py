@@ -302,8 +302,8 @@ def _check_backbone(folder: Path, recorded: Mapping[str, Any], backbone: Backbon
     if backbone.weight_hash != recorded["weight_hash"]:
         raise UserError(
             f"Adapter {str(folder)!r} was trained on {recorded['id']!r} with weights "
-            f"{recorded['weight_hash'][:12]}, but {backbone.id!r} has other weights "
-            f"({backbone.weight_hash[:12]}), so its answers would mean nothing. Give the backbone it was "
+            f"{recorded['weight_hash'][:12]!r}, but {backbone.id!r} has other weights "
+            f"({backbone.weight_hash[:12]!r}), so its answers would mean nothing. Give the backbone it was "
             "trained on with --backbone, or train again."
         )
     if backbone.activation != recorded["activation"]:

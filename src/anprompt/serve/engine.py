@@ -67,7 +67,9 @@ class Engine:
         with threads_for(self.backbone), torch.no_grad():
             pixels = pixels_of([task.view for task in tasks], self.backbone)
             pixels = pixels.to(self.backbone.device, self.backbone.dtype)
-            vision = self.method.see(pixels)
+            # Plain CLIP reads the frozen features; most methods alone do not.
+            look = self.method.see if any(task.zeroshot for task in tasks) else self.method.look
+            vision = look(pixels)
             results: list[Scores | Exception] = [UserError("")] * len(tasks)
             for names in dict.fromkeys(task.names for task in tasks):
                 rows = [index for index, task in enumerate(tasks) if task.names == names]

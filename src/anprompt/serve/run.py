@@ -29,6 +29,9 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # Head and body of an answer are two packets; asyncio turns off waiting between them only for sockets
+        # that were made with the protocol's number, which those of `create_server` are not.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
