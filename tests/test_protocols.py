@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from PIL import Image
 
 from anprompt import bench, protocols
+from anprompt.cli import main as anprompt
 from anprompt.conditions import Condition
 from anprompt.data.types import Item
 from anprompt.errors import UserError
+from anprompt.looks import Looks
 from anprompt.methods import build_method
 from anprompt.protocols import Event, Lab, RunSpec
 from anprompt.results import dataset_hash, finished, predicted, record_path
@@ -266,6 +269,30 @@ def test_parallel_runs_give_the_same_records(
     together = run_parallel(specs, tmp_path / "together", jobs=2, observe=events.append)
     assert [r["metrics"] for r in together] == [r["metrics"] for r in alone]
     assert [event.kind for event in events].count("done") == 2
+
+
+def test_runs_side_by_side_share_a_view_bank(
+    spec: RunSpec, lab: Lab, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [dataclasses.replace(spec, seed=seed, backbone=str(tiny_folder)) for seed in (1, 2)]
+    alone = run_all(specs, tmp_path / "alone", lab=lab)
+    bank = str(tmp_path / "bank"), 1.0
+    together = run_parallel(specs, tmp_path / "together", jobs=2, bank=bank)
+    assert [r["metrics"] for r in together] == [r["metrics"] for r in alone]
+    looked: list[Any] = []  # and a later sweep finds every view there
+    monkeypatch.setattr(Looks, "compute", lambda self, pixels: looked.append(pixels))
+    again = run_parallel(specs, tmp_path / "again", jobs=1, bank=bank)
+    assert [r["metrics"] for r in again] == [r["metrics"] for r in alone] and not looked
+
+
+def test_a_bank_that_cannot_be_made_is_said_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    asked = ["bench", "base-to-new", "--data", "embedded:sky", "--bank", str(tmp_path / "file")]
+    assert anprompt([*asked, "--runs", str(tmp_path / "runs")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("anprompt: ")]
+    assert "can't be made" in line and not list((tmp_path / "runs").glob("*.json"))
 
 
 def test_a_failed_parallel_run_is_one_plain_error(spec: RunSpec, tiny_folder: Path, tmp_path: Path) -> None:

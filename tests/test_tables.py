@@ -339,6 +339,21 @@ def test_only_conditions_of_all_runs_are_averaged() -> None:
     assert "1 conditions that only some of the runs have" in found[0].note
 
 
+def test_what_a_method_does_not_read_is_no_figure_and_never_the_best() -> None:
+    deaf = noisy_run("deaf")
+    template = deaf["metrics"]["conditions"]["template:unseen:2"]
+    for half in ("base", "new"):
+        template[half] = {**deaf["metrics"][half], "unchanged": True}
+    found = tables.sheets([deaf, noisy_run()])
+    summary = texts(found[0])
+    assert summary["base, templates", "deaf"] == ["80.0", *["not read"] * 4, "4.0", "not read"]
+    assert summary["base, templates", "m"][1] == "50.0" and summary["base, pictures", "deaf"][1] == "40.0"
+    assert texts(titled(found, "by family"))["new, templates", "unseen"] == ["not read", "50.0"]
+    assert not [at for at in found[0].best() if found[0].lines[at[0]].cells[at[1]].text == "not read"]
+    assert "Not read: learned vectors" in found[0].note
+    assert "Not read" not in tables.sheets([noisy_run()])[0].note
+
+
 def test_base_to_new_with_conditions_has_noise_sheets_too() -> None:
     record = noisy_run()
     record["spec"]["protocol"] = "base-to-new"

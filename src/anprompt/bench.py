@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from anprompt.commands.fit import check_out
-from anprompt.commands.parser import one_of, setting, shots, whole
+from anprompt.commands.parser import add_bank, one_of, setting, shots, whole
 from anprompt.commands.terminal import console, print_json, say
 from anprompt.conditions import QUICK, all_conditions, described
 from anprompt.data.catalog import BENCHMARKS, IMAGENET_VARIANTS
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=setting, help="a setting of the method or of the training, e.g. epochs=20; repeatable",
     )  # fmt: skip
     parser.add_argument("--runs", default="runs", help="folder or URL of the records (default: %(default)s)")
+    add_bank(parser, "for the other methods and later runs")
     add_engine_options(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs with estimated time and memory, start none"

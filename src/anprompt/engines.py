@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from anprompt.commands.parser import one_of, whole
+from anprompt.data.bank import DiskBank
 from anprompt.errors import UserError
 from anprompt.protocols import Observer, RunSpec
 from anprompt.results import Record
@@ -65,9 +66,12 @@ def execute(
         UserError: options that the engine does not have, and whatever it says itself.
     """
     check_engine(args)
+    bank = (args.bank, args.bank_gb) if args.bank != "off" else None
     if args.engine == "local":
+        if bank:
+            DiskBank(*bank)  # whether it can be made is said before anything is started
         jobs = args.jobs or default_jobs(args.backbone, args.device)
-        return run_parallel(specs, runs, jobs=jobs, device=args.device, observe=observe)
+        return run_parallel(specs, runs, jobs=jobs, device=args.device, bank=bank, observe=observe)
     from anprompt.ray_engine import Needs, run_ray
 
     gpus = float(args.device.startswith("cuda")) if args.gpus_per_run is None else args.gpus_per_run
@@ -75,7 +79,7 @@ def execute(
     needs = Needs(cpus, gpus, int((args.memory_per_run or 0) * 2**30))
     return run_ray(
         specs, runs, address=args.address, needs=needs, device=args.device, timeout=args.run_timeout or None,
-        retries=3 if args.retries is None else args.retries, observe=observe,
+        retries=3 if args.retries is None else args.retries, bank=bank, observe=observe,
     )  # fmt: skip
 
 

@@ -60,6 +60,7 @@ class Order:
     device: str
     cpus: float
     folder: str
+    bank: tuple[str, float] | None = None
     version: str = __version__
 
 
@@ -72,6 +73,7 @@ def run_ray(
     device: str = "cpu",
     timeout: float | None = None,
     retries: int = 3,
+    bank: tuple[str, float] | None = None,
     observe: Observer = silent,
 ) -> list[Record]:
     """`run_all` on a Ray cluster; the records are the same, in the order of the specs.
@@ -84,6 +86,7 @@ def run_ray(
             that lasts as long as the sweep. A connection that the caller has made is used as it is.
         timeout: seconds of one attempt at a run, from its start; None waits for ever.
         retries: attempts after a worker or its node has died.
+        bank: folder and gigabytes of a view bank, which the runs of a node share.
 
     Raises:
         UserError: no Ray, no cluster at the address, no node large enough, or runs that failed.
@@ -94,9 +97,8 @@ def run_ray(
         check_room(ray, needs, ours)
         sweep = Sweep(ray, runs, timeout, observe)
         try:
-            sweep.submit(
-                list(dict.fromkeys(specs)), Order(runs, device, needs.cpus, os.getcwd()), needs, retries
-            )
+            order = Order(runs, device, needs.cpus, os.getcwd(), bank)
+            sweep.submit(list(dict.fromkeys(specs)), order, needs, retries)
             sweep.wait()
         finally:  # also on Ctrl-C: what is finished is kept, finished epochs as well
             sweep.cancel()
@@ -320,7 +322,7 @@ class Sweep:
 
 
 # --- in a worker process --------------------------------------------------------------------------
-_labs: dict[tuple[str, str], Lab] = {}
+_labs: dict[tuple[Any, ...], Lab] = {}
 _last: dict[str, float] = {}
 
 
@@ -355,10 +357,10 @@ def work(spec: RunSpec, order: Order, channel: Any) -> tuple[str, str]:
 
 def _lab(order: Order) -> Lab:
     """Backbones, data and pictures of this process, kept from run to run."""
-    key = order.device, str(order.runs)
+    key = order.device, str(order.runs), order.bank
     if key not in _labs:
         others = max(1, int(hardware()["cores"] / max(order.cpus, 0.1)))
-        _labs[key] = Lab(order.device, scratch(order.runs) / "adapters", default_budget(others))
+        _labs[key] = Lab(order.device, scratch(order.runs) / "adapters", default_budget(others), order.bank)
     return _labs[key]
 
 

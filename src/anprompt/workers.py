@@ -36,15 +36,21 @@ def run_parallel(
     *,
     jobs: int,
     device: str = "cpu",
+    bank: tuple[str, float] | None = None,
     observe: Observer = silent,
 ) -> list[Record]:
-    """`run_all` with `jobs` runs at a time; the records are the same, in the order of the specs."""
+    """`run_all` with `jobs` runs at a time; the records are the same, in the order of the specs.
+
+    Args:
+        bank: folder and gigabytes of a view bank; see `Lab`.
+    """
     jobs = min(jobs, len(specs))
     if jobs <= 1:
-        return run_all(specs, runs_dir, lab=Lab(device, scratch(runs_dir) / "adapters"), observe=observe)
+        lab = Lab(device, scratch(runs_dir) / "adapters", bank=bank)
+        return run_all(specs, runs_dir, lab=lab, observe=observe)
     context = multiprocessing.get_context("spawn")  # a forked torch can hang
     events: Any = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid(), jobs))
+    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid(), jobs, bank))
     try:
         futures = [pool.submit(_work, spec, str(runs_dir)) for spec in specs]
         _relay(events, futures, observe)
@@ -82,11 +88,13 @@ def _relay(events: Any, futures: Sequence[Future], observe: Observer) -> None:
 _here: dict[str, Any] = {}
 
 
-def _start(events: Any, device: str, runs_dir: str, parent: int, jobs: int) -> None:
+def _start(
+    events: Any, device: str, runs_dir: str, parent: int, jobs: int, bank: tuple[str, float] | None
+) -> None:
     import torch
 
     torch.set_num_threads(1)
-    lab = Lab(device, scratch(runs_dir) / "adapters", default_budget(jobs))
+    lab = Lab(device, scratch(runs_dir) / "adapters", default_budget(jobs), bank)
     _here.update(events=events, lab=lab, last=0.0)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

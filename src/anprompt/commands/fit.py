@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anprompt.commands.common import add_data, add_device
-from anprompt.commands.parser import positive, setting, shots, whole
+from anprompt.commands.parser import add_bank, positive, setting, shots, whole
 from anprompt.commands.terminal import note_line, percent, print_json, progress, say
 from anprompt.commands.together import together
 from anprompt.errors import UserError
@@ -47,13 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", type=setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
         help="any setting of the method or of the training; may be given again",
     )  # fmt: skip
-    parser.add_argument(
-        "--bank", default="off", metavar="DIR|off",
-        help="keep what the frozen encoder makes of the training views in this folder, for later runs",
-    )  # fmt: skip
-    parser.add_argument(
-        "--bank-gb", type=positive, default=10.0, metavar="N", help="disk space of the bank (default: 10)"
-    )
+    add_bank(parser, "for later runs")
     parser.add_argument("--tensorboard", metavar="DIR", help="also curves for TensorBoard (extra 'tb')")
     parser.add_argument("--estimate", action="store_true", help="say what it will take, and train nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

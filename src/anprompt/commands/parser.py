@@ -112,6 +112,17 @@ def positive(text: str) -> float:
     return number
 
 
+def add_bank(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """`--bank` and `--bank-gb`."""
+    parser.add_argument(
+        "--bank", default="off", metavar="DIR|off",
+        help=f"keep what the frozen encoder makes of the training views in this folder, {purpose}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bank-gb", type=positive, default=10.0, metavar="N", help="disk space of the bank (default: 10)"
+    )
+
+
 def share(text: str) -> float:
     """A number above 0 and at most 1."""
     number = positive(text)

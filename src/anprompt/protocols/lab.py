@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.conditions import Condition
+from anprompt.data.bank import DiskBank
 from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
@@ -46,12 +47,15 @@ class Lab:
         adapters: folder where trained methods are kept, so that another protocol on the same training
             measures without training again; None keeps nothing.
         budget: bytes for test pictures and for what the frozen encoder says of them.
+        bank: folder and gigabytes of a view bank that trainings share; None computes every look.
     """
 
     def __init__(
-        self, device: str = "cpu", adapters: str | Path | None = None, budget: int | None = None
-    ) -> None:
+        self, device: str = "cpu", adapters: str | Path | None = None, budget: int | None = None,
+        bank: tuple[str, float] | None = None,
+    ) -> None:  # fmt: skip
         self.device = device
+        self.bank = DiskBank(*bank) if bank else None
         self.adapters = Path(adapters) if adapters else None
         self.shelf = Shelf(default_budget() if budget is None else budget)
         self._backbones: dict[str, Backbone] = {}

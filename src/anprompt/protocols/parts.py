@@ -94,7 +94,9 @@ def train(
             Event(spec, "epoch", (epoch + 1) / config.epochs, f"epoch {epoch + 1}/{config.epochs}", means)
         )
 
-    train_log = fit(method, views, config, state=state, on_step=on_step, on_epoch=on_epoch)
+    train_log = fit(
+        method, views, config, state=state, on_step=on_step, on_epoch=on_epoch, bank=lab.bank
+    )  # fmt: skip
     if kept:
         save_adapter(kept, method, train=config, record={"log": dataclasses.asdict(train_log)})
     return config, train_log, list(views.skipped)

@@ -39,6 +39,8 @@ SUMMARY_NOTE = (
     "worked out per run and then averaged over data sets."
 )
 SEEN_NOTE = "Noise that training itself used stands apart: it is not unseen."
+UNREAD = Cell("not read")
+UNREAD_NOTE = "Not read: learned vectors stand where the noise is, so none of it reaches the method."
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,13 @@ def covers(record: Record, block: Block) -> bool:
     return block.part in entries(record["metrics"]) and set(block.conditions) <= conditions_of(record).keys()
 
 
+def unread(grid: Grid, block: Block, method: str) -> bool:
+    """Whether nothing of a block's noise reaches a method, whatever the data set and seed."""
+    runs = [run for seeds in grid.runs[method].values() for run in seeds.values() if covers(run, block)]
+    noisy = [entry(conditions_of(run)[c], block.part) for run in runs for c in block.conditions]
+    return bool(noisy) and all(found.get("unchanged") for found in noisy)
+
+
 def mean_accuracy(block: Block) -> Measure:
     """Of a run under the block's noise."""
 
@@ -196,7 +205,10 @@ def noise_sheets(batch: Batch, reference: str) -> list[Sheet]:
     grid, found = Grid.of(batch.records, reference), blocks(batch.records)
     if not found:
         return []
-    sentences = (spread_note(batch.records), SEEN_NOTE, left_out(batch.records, found))
+    deaf = any(unread(grid, block, method) for block in found for method in grid.methods)
+    sentences = (
+        spread_note(batch.records), SEEN_NOTE, UNREAD_NOTE if deaf else "", left_out(batch.records, found)
+    )  # fmt: skip
     told = [sentence for sentence in sentences if sentence]
     if batch.protocol != "noise":
         batch = dataclasses.replace(batch, topic=f"{TOPICS.get(batch.protocol, batch.protocol)} under noise")
@@ -215,7 +227,7 @@ def _summary(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[st
     lines = []
     for block in found:
         values = [grid.values(measure) for measure in summary(block).values()]
-        lines += _lines(grid, block.title, values)
+        lines += _lines(grid, block, SUMMARY, values)
     heads = tuple(Column(name, better) for name, better in SUMMARY.items())
     about = note(batch.records, SUMMARY_NOTE, *told)
     return Sheet(batch.title(), about, ("classes, noise", "method"), heads, tuple(lines))
@@ -228,16 +240,15 @@ def _severities(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence
     strengths = sorted({split(c)[2] for block in graded for c in block.conditions})
     if not strengths:
         return None
-    lines = []
+    lines, heads = [], ["clean", *(f"{strength}" for strength in strengths)]
     for block in graded:
         at = [block.only(lambda c, s=strength: split(c)[2] == s) for strength in strengths]  # type: ignore[misc]
         values = [grid.values(summary(block)["clean"]), *(grid.values(mean_accuracy(part)) for part in at)]
-        lines += _lines(grid, block.title, values)
+        lines += _lines(grid, block, heads, values)
     about = note(
         batch.records, "Accuracy in percent, mean over the families at each severity or strength.", *told
     )
-    heads = columns(["clean", *(f"{strength}" for strength in strengths)])
-    return Sheet(batch.title("by severity"), about, ("classes, noise", "method"), heads, tuple(lines))
+    return Sheet(batch.title("by severity"), about, ("classes, noise", "method"), columns(heads), tuple(lines))
 
 
 def _families(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[str]) -> Sheet:
@@ -245,11 +256,12 @@ def _families(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[s
     lines = []
     for block in found:
         for family, names in block.families.items():
-            values = grid.values(mean_accuracy(block.only(lambda c, n=names: c in n)))  # type: ignore[misc]
-            spreads = [_average(grid, values, method) for method in grid.methods]
-            if any(spreads):
-                name = family.replace("_", " ")
-                lines.append(Line(block.title, name, tuple(map(Cell.of, spreads))))
+            own = block.only(lambda c, n=names: c in n)  # type: ignore[misc]
+            values = grid.values(mean_accuracy(own))
+            spreads = {method: _average(grid, values, method) for method in grid.methods}
+            if any(spreads.values()):
+                cells = [UNREAD if unread(grid, own, m) else Cell.of(found) for m, found in spreads.items()]
+                lines.append(Line(block.title, family.replace("_", " "), tuple(cells)))
     about = note(batch.records, "Accuracy in percent, mean over the severities of each family.", *told)
     return Sheet(
         batch.title("by family"), about, ("classes, noise", "family"), columns(grid.methods),
@@ -257,13 +269,15 @@ def _families(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence[s
     )  # fmt: skip
 
 
-def _lines(grid: Grid, group: str, values: Sequence[Values]) -> list[Line]:
+def _lines(grid: Grid, block: Block, heads: Iterable[str], values: Sequence[Values]) -> list[Line]:
     """One a method that has any figure."""
     lines = []
     for method in grid.methods:
         spreads = [_average(grid, found, method) for found in values]
         if any(spreads):
-            lines.append(Line(group, method, tuple(map(Cell.of, spreads))))
+            deaf = unread(grid, block, method)
+            cells = [UNREAD if deaf and "clean" not in head else Cell.of(s) for head, s in zip(heads, spreads)]
+            lines.append(Line(block.title, method, tuple(cells)))
     return lines
 
 

@@ -66,12 +66,16 @@ def shown_name(dataset: str) -> str:
     return dataset.removeprefix("embedded:")
 
 
-NICE = {"zeroshot": "zero-shot CLIP", "anprompt": "ANPrompt"}
+NICE = {
+    "zeroshot": "zero-shot CLIP", "coop": "CoOp", "cocoop": "CoCoOp", "maple": "MaPLe", "promptsrc": "PromptSRC",
+    "mmrl": "MMRL", "mmrlpp": "MMRL++", "anprompt": "ANPrompt",
+}  # fmt: skip
 
 
 def nice(method: str) -> str:
-    """A method in running text."""
-    return NICE.get(method, method)
+    """A method, or its label in a table, as papers write it."""
+    name, blank, settings = method.partition(" ")
+    return NICE.get(name, name) + blank + settings
 
 
 def label(record: Record) -> str:
