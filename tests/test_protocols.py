@@ -22,7 +22,7 @@ from anprompt.methods import build_method
 from anprompt.protocols import Event, Lab, RunSpec
 from anprompt.results import dataset_hash, finished, predicted, record_path
 from anprompt.sweep import plan, run_all
-from anprompt.workers import default_jobs, run_parallel
+from anprompt.workers import default_jobs, grouped, run_parallel
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
 RECIPE = (("epochs", 2), ("lr", 0.01))
@@ -293,6 +293,15 @@ def test_a_bank_that_cannot_be_made_is_said_before_anything_starts(
     assert anprompt([*asked, "--runs", str(tmp_path / "runs")]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("anprompt: ")]
     assert "can't be made" in line and not list((tmp_path / "runs").glob("*.json"))
+
+
+def test_runs_under_conditions_are_grouped_by_data() -> None:
+    noisy = {"conditions": ("image:fog:1",)}
+    a, b = (RunSpec(name, method=m, **noisy) for name, m in (("one", "coop"), ("one", "maple")))
+    c, d = RunSpec("two", method="coop", **noisy), RunSpec("two", method="coop")
+    assert grouped([a, c, b, d], 2) == [[a, b], [c], [d]]
+    assert grouped([a, b], 2) == [[a], [b]]  # a process for each is better than one that waits
+    assert grouped([d, RunSpec("two", method="maple")], 1) == [[d], [RunSpec("two", method="maple")]]
 
 
 def test_a_failed_parallel_run_is_one_plain_error(spec: RunSpec, tiny_folder: Path, tmp_path: Path) -> None:

@@ -15,16 +15,17 @@ from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import evaluate
+from anprompt.forecast import step_times
 from anprompt.machine import peak_memory_mb, reset_peak_memory
-from anprompt.methods import build_method, preset
+from anprompt.methods import Method, build_method, preset
 from anprompt.protocols import Lab, RunSpec
 from anprompt.protocols.measuring import MOST_CLASSES
 from anprompt.results import Record, finished, read_records
 from anprompt.sweep import is_untrained
-from anprompt.train import TrainConfig, epoch_order, make_optimizer, threads_for
+from anprompt.train import Run, TrainConfig, epoch_order, threads_for
 from anprompt.tuning import make_views
 
-STEPS, PICTURES, SECONDS = 3, 40, 4.0  # of a measurement
+STEPS, PICTURES, SECONDS = 3, 40, 0.5  # of a measurement: at least so many steps, and for so long
 
 
 @dataclass(frozen=True)
@@ -166,21 +167,9 @@ def measured(spec: RunSpec, lab: Lab) -> Pace:
     return Pace(step_s, picture_s, peak_memory_mb(), 0)
 
 
-def _step_seconds(method: Any, data: Dataset, config: TrainConfig) -> float:
-    """Mean of up to three steps after one to warm up, within a few seconds."""
-    few = dataclasses.replace(data, train=data.train[: config.batch_size])
-    views = make_views(method.backbone, few, few.train, config=config)
-    optimizer = make_optimizer(method, config)
-    bank = method.prepare(method.trained_classnames)
-    rows = list(range(len(views)))
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) <= STEPS and (len(times) < 2 or time.perf_counter() - began < SECONDS):
-        started = time.perf_counter()
-        vision = method.see(views.train_batch(rows, len(times)).to(method.backbone.dtype))
-        parts = method.loss(vision, views.labels, bank, len(times))
-        optimizer.zero_grad(set_to_none=True)
-        sum(parts.values()).backward()
-        optimizer.step()
-        times.append(time.perf_counter() - started)
-    return statistics.fmean(times[1:])
+def _step_seconds(method: Method, data: Dataset, config: TrainConfig) -> float:
+    """Mean of a few steps of such a run, after two to warm up."""
+    views = make_views(method.backbone, data, data.train[: STEPS * config.batch_size], config=config)
+    run = Run(method, views, dataclasses.replace(config, epochs=max(config.epochs, STEPS)))
+    run.begin(None)
+    return statistics.fmean(step_times(run, time.perf_counter, SECONDS, STEPS)[1:])

@@ -85,7 +85,7 @@ def forecast(job: Job, bank: ViewBank | None = None, clock: Clock = time.perf_co
         run = Run(method, views, config)
         run.begin(None)
         started = process_age() + clock() - began
-        times = _steps(run, clock)
+        times = step_times(run, clock)
         cached_s, cached = _cached(run, views, bank, times[1:], clock)
         val_s, val_mb = _evaluation(job, method, "val", clock)
         test_s, test_mb = _evaluation(job, method, "test", clock)
@@ -108,14 +108,15 @@ def _stepping(run: Run) -> Iterator[None]:
             yield
 
 
-def _steps(run: Run, clock: Clock) -> list[float]:
-    """Seconds of the first step, and of some later ones (the second, still warming up, is left out)."""
+def step_times(run: Run, clock: Clock, seconds: float = MEASURE_S, least: int = LEAST_STEPS) -> list[float]:
+    """Seconds of the first step of a run that has begun, and of some later ones (the second, still warming up,
+    is left out): at least so many, and for so many seconds, if the run has them."""
     times: list[float] = []
     before = clock()
     for _ in _stepping(run):
         now = clock()
         times.append(now - before)
-        if len(times) >= 2 + LEAST_STEPS and sum(times[2:]) >= MEASURE_S:
+        if len(times) >= 2 + least and sum(times[2:]) >= seconds:
             break
         before = clock()
     return [times[0], *(times[2:] or times[1:])]

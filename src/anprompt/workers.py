@@ -52,9 +52,10 @@ def run_parallel(
     events: Any = context.Queue()
     pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid(), jobs, bank))
     try:
-        futures = [pool.submit(_work, spec, str(runs_dir)) for spec in specs]
+        futures = [pool.submit(_work, group, str(runs_dir)) for group in grouped(specs, jobs)]
         _relay(events, futures, observe)
-        return [future.result() for future in futures]
+        done = {spec: record for future in futures for spec, record in future.result()}
+        return [done[spec] for spec in specs]
     except BrokenProcessPool:
         raise UserError(
             "A run's process was ended from outside, perhaps for want of memory. Start again, with fewer --jobs; "
@@ -66,6 +67,18 @@ def run_parallel(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def grouped(specs: Sequence[RunSpec], jobs: int) -> list[list[RunSpec]]:
+    """Runs that one process should do: each by itself; under conditions all of a data set, if there are enough sets.
+
+    With many conditions most of the time goes into disturbed pictures and what the frozen encoder says of them,
+    which methods share within a process.
+    """
+    found: dict[Any, list[RunSpec]] = {}
+    for spec in specs:
+        found.setdefault((spec.dataset, spec.root, spec.targets) if spec.conditions else spec, []).append(spec)
+    return list(found.values()) if len(found) >= jobs else [[spec] for spec in specs]
 
 
 def _relay(events: Any, futures: Sequence[Future], observe: Observer) -> None:
@@ -107,8 +120,8 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(spec: RunSpec, runs_dir: str) -> Record:
-    return run_all([spec], runs_dir, lab=_here["lab"], observe=_tell)[0]
+def _work(specs: Sequence[RunSpec], runs_dir: str) -> list[tuple[RunSpec, Record]]:
+    return list(zip(specs, run_all(specs, runs_dir, lab=_here["lab"], observe=_tell)))
 
 
 def _tell(event: Event) -> None:

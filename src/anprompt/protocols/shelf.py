@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
-MOST_BYTES = 2 * 2**30
+MOST_BYTES = 8 * 2**30
 
 
 def default_budget(jobs: int = 1) -> int:
-    """A quarter of the memory shared out among the jobs, and no more than 2 GiB each."""
+    """A quarter of the memory shared out among the jobs, and no more than 8 GiB each."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # no such figure on this system
