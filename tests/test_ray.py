@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from anprompt.cli import main
+from anprompt.data.bank import DiskBank
 from anprompt.errors import UserError
 from anprompt.protocols import Event, RunSpec
 from anprompt.ray_engine import Needs, check_address, run_ray
@@ -153,8 +154,10 @@ def test_ctrl_c_ends_the_runs(cluster: None, specs: list[RunSpec], tmp_path: Pat
 
     with pytest.raises(KeyboardInterrupt):
         run_ray([endless, specs[1]], tmp_path / "runs", observe=interrupt)
-    records = run_ray(specs[2:], tmp_path / "runs")  # the only core is free again
+    bank = str(tmp_path / "bank"), 1.0
+    records = run_ray(specs[2:], tmp_path / "runs", bank=bank)  # the only core is free again
     assert [record["spec"]["seed"] for record in records] == [3]
+    assert DiskBank(*bank).shards()  # a node's runs share it
     assert len(list((tmp_path / "runs").glob("*.json"))) == 1
 
 
