@@ -22,8 +22,10 @@ from anprompt.evaluate import evaluate
 from anprompt.files import read_tensors, write_tensors
 from anprompt.methods import Classifier, Method, build_method, methods
 from anprompt.train import NonFiniteLoss, TrainConfig, TrainLog, fit
+from tests.fake_views import FakeViews
 
 ROOT = Path(__file__).parents[1]
+COUNT = 11  # pictures
 NAMES = ["cat", "red panda", "fire engine"]
 SMALL: dict[str, dict[str, Any]] = {
     "anprompt": {"n_tokens": 2, "token_width": 8, "projection_rank": 2, "rank": 1, "draws": 2},
@@ -34,25 +36,6 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 TRAINED = sorted(set(methods()) - {"zeroshot"})
 CONFIG = TrainConfig(epochs=2, batch_size=5, lr=2e-3, warmup_epochs=0)  # slices of 2 and 3, and of 1, 2, 2
-
-
-class FakeViews:
-    """Random pictures, whose training views depend on (index, epoch)."""
-
-    fingerprint = "fake"
-
-    def __init__(self, size: int, count: int = 11) -> None:
-        self.size, self.labels = size, torch.arange(count) % len(NAMES)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def train_batch(self, indices: Tensor, epoch: int) -> Tensor:
-        rows = [torch.Generator().manual_seed(1000 * epoch + int(i)) for i in indices]
-        return torch.stack([torch.randn(3, self.size, self.size, generator=g) for g in rows])
-
-    def eval_batch(self, indices: Tensor) -> Tensor:
-        return self.train_batch(indices, 9)
 
 
 class BrokenViews(FakeViews):
@@ -66,7 +49,7 @@ def train(
     name: str, backbone: Backbone, config: TrainConfig = CONFIG, **more: Any
 ) -> tuple[Method, TrainLog]:
     method = build_method(name, backbone, NAMES, settings=SMALL.get(name), seed=1)
-    views = FakeViews(backbone.dims.image_size)
+    views = FakeViews(backbone.dims.image_size, COUNT)
 
     def validate() -> float:
         return evaluate(Classifier(method), views, team=more.get("team")).accuracy
@@ -90,7 +73,7 @@ def work_all(team: Team, folder: Path, backbone: Backbone) -> None:
         facts[precision] = log.epochs
     method, facts["resumed"] = resumed(team, folder, backbone)
     found.update({f"resumed/{key}": value for key, value in method.state_dict().items()})
-    views = FakeViews(backbone.dims.image_size)
+    views = FakeViews(backbone.dims.image_size, COUNT)
     seen = evaluate(Classifier(method), views, batch_size=2, team=team)
     found.update(predictions=seen.predictions, confidences=seen.confidences)
     facts["refusals"] = refusals(team, backbone)
@@ -116,7 +99,7 @@ def resumed(team: Team, folder: Path, backbone: Backbone) -> tuple[Method, int]:
 def refusals(team: Team, backbone: Backbone) -> list[str]:
     """What can't be done, and a loss that breaks in one process alone."""
     lines = []
-    views = FakeViews(backbone.dims.image_size)
+    views = FakeViews(backbone.dims.image_size, COUNT)
     for kind in ("batch", "plug-in", "data", "nan"):
         method = build_method("coop", backbone, NAMES, settings=SMALL["coop"], seed=1)
         config = TrainConfig(epochs=1, batch_size=1 if kind == "batch" else 5, warmup_epochs=0)
@@ -126,7 +109,7 @@ def refusals(team: Team, backbone: Backbone) -> list[str]:
             views.fingerprint = f"fake {team.rank}"
         if kind == "nan":
             views = (
-                BrokenViews(backbone.dims.image_size) if team.rank else FakeViews(backbone.dims.image_size)
+                BrokenViews(backbone.dims.image_size, COUNT) if team.rank else FakeViews(backbone.dims.image_size, COUNT)
             )
         try:
             fit(method, views, config, team=team)
@@ -254,7 +237,7 @@ def test_resume_reads_the_first_process_state(results: Any) -> None:
 
 def test_evaluation_in_shares_equals_the_whole(results: Any, tiny_backbone: Backbone) -> None:
     whole = evaluate(
-        Classifier(train("anprompt", tiny_backbone)[0]), FakeViews(tiny_backbone.dims.image_size)
+        Classifier(train("anprompt", tiny_backbone)[0]), FakeViews(tiny_backbone.dims.image_size, COUNT)
     )
     assert torch.equal(results[0][0]["predictions"], whole.predictions)
     torch.testing.assert_close(results[0][0]["confidences"], whole.confidences, rtol=1e-4, atol=1e-5)

@@ -17,25 +17,10 @@ from anprompt.files import read_tensors
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
 from anprompt.train import NonFiniteLoss, TrainConfig, epoch_order, fit, make_optimizer
+from tests.fake_views import FakeViews
 
 NAMES = ["cat", "red panda", "fire engine"]
 SMALL = {"n_tokens": 2, "token_width": 8, "projection_rank": 2, "rank": 1, "draws": 2}
-
-
-class FakeViews:
-    """Random pictures whose train view depends on (index, epoch), as real views do."""
-
-    fingerprint = "fake"
-
-    def __init__(self, size: int, count: int = 7) -> None:
-        self.size, self.labels = size, torch.arange(count) % len(NAMES)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def train_batch(self, indices: Tensor, epoch: int) -> Tensor:
-        rows = [torch.Generator().manual_seed(1000 * epoch + int(i)) for i in indices]
-        return torch.stack([torch.randn(3, self.size, self.size, generator=g) for g in rows])
 
 
 def build(backbone: Backbone, seed: int = 1) -> Method:

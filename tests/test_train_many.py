@@ -167,7 +167,7 @@ def test_nothing_to_do() -> None:
 
 
 def test_views_without_keys_are_looked_at_anew(tiny_backbone: Backbone) -> None:
-    from tests.test_train import FakeViews
+    from tests.fake_views import FakeViews
 
     def build() -> Method:
         return build_method("anprompt", tiny_backbone, NAMES, settings=SMALL, seed=1)

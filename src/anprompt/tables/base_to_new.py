@@ -8,10 +8,10 @@ from typing import Any
 from anprompt.evaluate import harmonic_mean
 from anprompt.results import Record
 from anprompt.stats import Spread
-from anprompt.tables.compare import named, paired_sheet, picture_sheet, rank_sheet
+from anprompt.tables.compare import paired_sheet, picture_sheet, rank_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.rows import MEAN, MEAN_H
-from anprompt.tables.runs import Batch, Grid, Values, average, average_spread, note, spread, spread_note
+from anprompt.tables.runs import Batch, Grid, Values, average, average_spread, by_dataset, note, spread_note
 from anprompt.tables.sheet import NEITHER, Cell, Column, Line, Sheet, columns
 
 HALVES = ("base", "new")
@@ -39,7 +39,7 @@ def base_to_new_sheets(batch: Batch, reference: str) -> list[Sheet]:
     """Accuracies, ranks, comparisons with the reference, cost."""
     grid = Grid.of(batch.records, reference)
     values = measures(grid)
-    lines = [*_by_dataset(grid, values), *_averages(grid, values)]
+    lines = [*by_dataset(grid, values.values(), _line), *_averages(grid, values)]
     told = ["Accuracy in percent.", spread_note(batch.records), H_NOTE]
     heads = (*columns(("base", "new", "H")), Column("seeds", NEITHER))
     main = Sheet(batch.title(), note(batch.records, *told), ("data", "method"), heads, tuple(lines))
@@ -58,15 +58,6 @@ def _line(group: str, method: str, spreads: list[Spread | None]) -> list[Line]:
     if first is None:
         return []
     return [Line(group, method, (*map(Cell.of, spreads), Cell.number(first.n, "{:.0f}")))]
-
-
-def _by_dataset(grid: Grid, values: Mapping[str, Values]) -> list[Line]:
-    return [
-        line
-        for dataset, name in named(grid.datasets)
-        for method in grid.methods
-        for line in _line(name, method, [spread(found, method, dataset) for found in values.values()])
-    ]
 
 
 def _averages(grid: Grid, values: Mapping[str, Values]) -> list[Line]:

@@ -9,7 +9,6 @@ from typing import Any
 from anprompt.results import Record
 from anprompt.stats import Cell as Place
 from anprompt.stats import McNemar, average_ranks, compare, mcnemar_entries, pooled
-from anprompt.tables.rows import shown_name
 from anprompt.tables.runs import Batch, Grid, Values, note
 from anprompt.tables.sheet import LOW, NEITHER, Cell, Column, Line, Sheet, columns
 
@@ -131,8 +130,3 @@ def rank_sheet(batch: Batch, grid: Grid, measures: Mapping[str, Values]) -> Shee
     return Sheet(
         batch.title("average rank"), note(batch.records, told + friedman), ("", "method"), heads, tuple(lines)
     )
-
-
-def named(datasets: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(data set, its name in tables)."""
-    return [(dataset, shown_name(dataset)) for dataset in datasets]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anprompt.results import Record
-from anprompt.stats import Spread
-from anprompt.tables.compare import named, paired_sheet, picture_sheet, rank_sheet
+from anprompt.tables.compare import paired_sheet, picture_sheet, rank_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.noise import noise_sheets
 from anprompt.tables.rows import untrained
@@ -16,13 +15,14 @@ from anprompt.tables.runs import (
     Grid,
     Values,
     average_spread,
+    by_dataset,
+    line_of,
     note,
     shots_order,
     shots_text,
-    spread,
     spread_note,
 )
-from anprompt.tables.sheet import Cell, Line, Sheet, columns
+from anprompt.tables.sheet import Line, Sheet, columns
 
 
 def entries(record: Record) -> Mapping[str, Mapping[str, Any]]:
@@ -61,7 +61,7 @@ def few_shot_sheets(batch: Batch, reference: str) -> list[Sheet]:
     main = Sheet(
         batch.title(), note(batch.records, *told), ("data", "method"),
         columns([_shown(shots) for shots in grids]),
-        (*_by_dataset(whole, values), *_averages(whole, values)),
+        (*by_dataset(whole, values.values()), *_averages(whole, values)),
     )  # fmt: skip
     most = list(grids)[-1]
     apart = ", ".join(filter(None, (batch.apart, f"{most} shots")))
@@ -85,20 +85,6 @@ def _with_shots(batch: Batch, shots: str) -> tuple[Record, ...]:
     return tuple(r for r in batch.records if shots_text(r["spec"].get("shots")) == shots or untrained(r))
 
 
-def _line(group: str, method: str, spreads: list[Spread | None]) -> list[Line]:
-    """Nothing where there is no run at all."""
-    return [Line(group, method, tuple(map(Cell.of, spreads)))] if any(spreads) else []
-
-
-def _by_dataset(whole: Grid, values: Mapping[str, Values]) -> list[Line]:
-    return [
-        line
-        for dataset, name in named(whole.datasets)
-        for method in whole.methods
-        for line in _line(name, method, [spread(found, method, dataset) for found in values.values()])
-    ]
-
-
 def _averages(whole: Grid, values: Mapping[str, Values]) -> list[Line]:
     """For methods that have all data sets, where there are several."""
     if len(whole.datasets) < 2:
@@ -107,7 +93,7 @@ def _averages(whole: Grid, values: Mapping[str, Values]) -> list[Line]:
     return [
         line
         for method in whole.methods
-        for line in _line(
+        for line in line_of(
             group, method, [average_spread(found, method, whole.datasets) for found in values.values()]
         )
     ]

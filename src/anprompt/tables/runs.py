@@ -15,6 +15,7 @@ from anprompt.errors import UserError
 from anprompt.results import Record
 from anprompt.stats import Spread
 from anprompt.tables.rows import label, shown_name, untrained
+from anprompt.tables.sheet import Cell, Line
 
 REFERENCE = "anprompt"
 FEW_SHOT = "few-shot"
@@ -197,6 +198,25 @@ def average_spread(values: Values, method: str, datasets: Sequence[str]) -> Spre
     """Spread over seeds of the mean over all data sets; None where one is missing."""
     means = average(values, method, datasets)
     return Spread.of(means.values()) if means else None
+
+
+# --- lines ----------------------------------------------------------------------------------------
+def line_of(group: str, method: str, spreads: Sequence[Spread | None]) -> list[Line]:
+    """One line; nothing where there is no run at all."""
+    return [Line(group, method, tuple(map(Cell.of, spreads)))] if any(spreads) else []
+
+
+def by_dataset(
+    grid: Grid, values: Iterable[Values], line: Callable[..., list[Line]] = line_of
+) -> list[Line]:
+    """A group for each data set, a line for each method, a column for each of the values."""
+    columns = list(values)
+    return [
+        made
+        for dataset in grid.datasets
+        for method in grid.methods
+        for made in line(shown_name(dataset), method, [spread(found, method, dataset) for found in columns])
+    ]
 
 
 # --- notes ----------------------------------------------------------------------------------------

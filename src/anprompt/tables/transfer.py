@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from anprompt.results import Record
-from anprompt.stats import Spread
-from anprompt.tables.compare import named, paired_sheet, picture_sheet
+from anprompt.tables.compare import paired_sheet, picture_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.noise import noise_sheets
 from anprompt.tables.rows import shown_name
-from anprompt.tables.runs import Batch, Grid, Values, average_spread, note, spread, spread_note
-from anprompt.tables.sheet import Cell, Line, Sheet, columns
+from anprompt.tables.runs import Batch, Grid, Values, average_spread, by_dataset, line_of, note, spread_note
+from anprompt.tables.sheet import Sheet, columns
 
 SOURCE, TARGETS = "source", "average of targets"
 
@@ -69,25 +68,17 @@ def _accuracies(batch: Batch, grid: Grid) -> Sheet:
     names = target_names(batch)
     values = [grid.values(_accuracy(name)) for name in (SOURCE, *names)]
     values.append(grid.values(_mean_of_targets(batch)))
-    lines = []
-    for source, name in named(grid.datasets):
-        for method in grid.methods:
-            lines += _line(name, method, [spread(found, method, source) for found in values])
+    lines = by_dataset(grid, values)
     if len(grid.datasets) > 1:
         for method in grid.methods:
             spreads = [average_spread(found, method, _having(grid, found)) for found in values]
-            lines += _line(f"average of {len(grid.datasets)} sources", method, spreads)
+            lines += line_of(f"average of {len(grid.datasets)} sources", method, spreads)
     told = (
         "Accuracy in percent; trained on the source alone. The average of targets leaves the source out; "
         "averages over sources are of those that have the target.", spread_note(batch.records),
     )  # fmt: skip
     heads = columns([SOURCE, *names, TARGETS])
     return Sheet(batch.title(), note(batch.records, *told), ("trained on", "method"), heads, tuple(lines))
-
-
-def _line(group: str, method: str, spreads: list[Spread | None]) -> list[Line]:
-    """Nothing where there is no run at all."""
-    return [Line(group, method, tuple(map(Cell.of, spreads)))] if any(spreads) else []
 
 
 def _having(grid: Grid, values: Values) -> list[str]:
