@@ -14,6 +14,7 @@ from anprompt.methods import build_method
 from anprompt.methods.base import Classifier
 from anprompt.packing import Packing, pack, shared_length
 from anprompt.prompting import ClassBank, DeepTokens, class_bank
+from anprompt.protocols.measuring import way
 from anprompt.sharing import read_text_shared, run_image_read, text_memory
 
 LISTS = {
@@ -151,6 +152,21 @@ def test_both_engines_train_anprompt_alike(tiny_backbone: Backbone) -> None:
         sum(parts.values()).backward()  # type: ignore[union-attr]
         gradients[engine] = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
     assert relative(gradients["shared"], gradients["plain"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["zeroshot", "coop", "cocoop"])
+def test_use_keeps_the_frozen_features_alone_where_logits_read_nothing_else(
+    tiny_backbone: Backbone, name: str
+) -> None:
+    names, size = ["cat", "red panda"], tiny_backbone.dims.image_size
+    method = build_method(name, tiny_backbone, names, settings={}, seed=1)
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    seen, looked = method.see(pixels), method.look(pixels)
+    assert looked.trunk.shape == (2, 0) and torch.equal(looked.frozen, seen.frozen)
+    classifier = Classifier(method, names)
+    assert torch.equal(classifier.logits(pixels), method.logits(seen, classifier.text, classifier.head))
+    others = (build_method(other, tiny_backbone, names, settings={}, seed=2) for other in ("zeroshot", "coop", "cocoop"))
+    assert {way(other) for other in others} == {way(method)}  # so what one sees is kept for the others
 
 
 @pytest.mark.parametrize("name", ["anprompt", "mmrl", "mmrlpp", "promptsrc"])

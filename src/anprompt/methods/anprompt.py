@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError, choices
 from anprompt.losses import cosine_alignment, wa_loss
-from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.base import Head, Method, MethodConfig, TextState, trunk_alone
 from anprompt.methods.layers import BlockLinear, SharedResidual, linear_init, prompted_blocks
 from anprompt.noise.text import noisy_sentences
 from anprompt.noise.weak_noise import noise_prompts, weak_noise_features
@@ -33,7 +33,6 @@ from anprompt.prompting import (
     Vision,
     prompted_image,
     prompted_text,
-    see,
     sentence_features,
     unit,
 )
@@ -182,8 +181,7 @@ class ANPrompt(Method):
         return self.vision_tokens(self.tokens) + self.config.noise_scale * self.vision_noise(noise)
 
     # --- features -------------------------------------------------------------------------------
-    def look(self, pixels: Tensor) -> Vision:
-        return see(self.backbone, pixels, self.first_block, frozen=False)
+    look = trunk_alone
 
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_prompts()), self.first_block)

@@ -134,7 +134,8 @@ class Method(nn.Module):
         return see(self.backbone, pixels, self.first_block)
 
     def look(self, pixels: Tensor) -> Vision:
-        """What `logits` needs of a batch; less than `see` where logits do not read the frozen features."""
+        """What `logits` needs of a batch; less than `see` where logits do not read all of it (`trunk_alone`,
+        `frozen_alone`)."""
         return self.see(pixels)
 
     def encode_classes(self, bank: ClassBank) -> TextState:
@@ -155,6 +156,17 @@ class Method(nn.Module):
     def trained_parameters(self) -> int:
         """Number of trained scalars."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def trunk_alone(method: Method, pixels: Tensor) -> Vision:
+    """A `look` for methods whose logits do not read the frozen features."""
+    return see(method.backbone, pixels, method.first_block, frozen=False)
+
+
+def frozen_alone(method: Method, pixels: Tensor) -> Vision:
+    """A `look` for methods whose logits read the frozen features and nothing else."""
+    seen = method.see(pixels)
+    return Vision(seen.trunk.new_zeros(len(seen.trunk), 0), seen.frozen)
 
 
 class Classifier:

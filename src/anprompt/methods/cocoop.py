@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone, Tokens
 from anprompt.errors import UserError
-from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.base import Head, Method, MethodConfig, TextState, frozen_alone
 from anprompt.methods.context import (
     ContextBank,
     context_bank,
@@ -99,6 +99,8 @@ class CoCoOp(Method):
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
+
+    look = frozen_alone
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t(f)`: each picture against text features of its own."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError, choices
-from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.base import Head, Method, MethodConfig, TextState, frozen_alone
 from anprompt.methods.context import (
     POSITIONS,
     ContextBank,
@@ -98,6 +98,8 @@ class CoOp(Method):
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
+
+    look = frozen_alone
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t`, the same for all classes: f is the frozen image feature."""

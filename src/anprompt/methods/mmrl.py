@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError
 from anprompt.losses import cosine_alignment
-from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.base import Head, Method, MethodConfig, TextState, trunk_alone
 from anprompt.methods.layers import BlockLinear, prompted_blocks
-from anprompt.prompting import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, see, unit
+from anprompt.prompting import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class MMRL(Method):
         return self.projection
 
     # --- features -------------------------------------------------------------------------------
-    def look(self, pixels: Tensor) -> Vision:
-        return see(self.backbone, pixels, self.first_block, frozen=False)
+    look = trunk_alone
 
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_tokens(self.tokens)), self.first_block, self.beta)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError, choices
-from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.base import Head, Method, MethodConfig, TextState, frozen_alone
 from anprompt.prompting import ClassBank, Vision, ensemble_features
 from anprompt.templates import IMAGENET_TEMPLATES
 
@@ -83,6 +83,8 @@ class ZeroShot(Method):
 
     def encode_classes(self, bank: ClassBank) -> TextState:
         return {"text": bank.frozen}
+
+    look = frozen_alone
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         return self.logit_scale * vision.frozen @ text["text"].T

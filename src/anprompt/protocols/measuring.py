@@ -1,6 +1,6 @@
 """Measuring a trained method on parts of data sets, clean and under conditions, at no more cost than needed.
 
-- What the frozen encoder says of a picture (`method.see`) is the same for every method that looks at it in
+- What the frozen encoder says of a picture (`method.look`) is the same for every method that looks at it in
   the same way, so it is kept for the next one within the lab's budget.
 - Conditions of words leave the pictures as they are. All of them are asked at once: the class lists stand
   one behind the other as one long list, the pictures pass once, and the logits are cut apart again.
@@ -26,6 +26,7 @@ from anprompt.errors import UserError
 from anprompt.evaluate import metrics
 from anprompt.files import read_json, write_text
 from anprompt.methods import Classifier, Method
+from anprompt.methods.base import frozen_alone, trunk_alone
 from anprompt.prompting import Vision
 from anprompt.protocols.lab import Lab, Part
 from anprompt.protocols.pictures import Pictures
@@ -34,7 +35,8 @@ from anprompt.results import data_hash, metrics_entry, spec_hash
 from anprompt.train import autocast
 from anprompt.tuning import match_descriptions
 
-BATCH = 100
+BATCHES = {"cpu": 32}  # pictures of a pass: on a CPU more would leave the caches
+BATCH = 100  # elsewhere
 MOST_CLASSES = 2048  # of class lists asked at once
 PAUSE = 5.0  # seconds between two writings of what is measured
 Entry = dict[str, Any]
@@ -77,6 +79,7 @@ class Measurement:
         self.skipped: list[str] = []
         self._asked = [Condition.parse(text) for text in spec.conditions]
         self._about = {name: self._descriptions(part) for name, part in parts.items()}
+        self._plain: dict[str, tuple[Classifier, bool]] = {}
 
     def run(self) -> tuple[dict[str, Entry], dict[str, dict[str, Entry]]]:
         """Entries by part on clean pictures, and by condition and part."""
@@ -111,9 +114,11 @@ class Measurement:
 
     def _clean(self, name: str) -> tuple[Classifier, bool]:
         """The classifier of a part with its own template, and whether the method reads templates."""
-        data = self.parts[name].data
-        words = Words.clean(data.classnames, data.template, self._about[name])
-        return worded(self.method, [words], self.parts[name].head)
+        if name not in self._plain:
+            data = self.parts[name].data
+            words = Words.clean(data.classnames, data.template, self._about[name])
+            self._plain[name] = worded(self.method, [words], self.parts[name].head)
+        return self._plain[name]
 
     def _views(self, part: Part, condition: Condition | None) -> Views | Pictures:
         views = self.lab.test_views(self.spec, self.method.backbone, part, condition)
@@ -126,12 +131,12 @@ class Measurement:
         noise = condition if condition and condition.kind == "image" else None
         key = backbone.weight_hash, self.spec.root, part.which, noise, self.spec.precision, way(self.method)
         kept = isinstance(views, Pictures)
-        for number, indices in enumerate(torch.arange(len(views)).split(BATCH)):
+        for number, indices in enumerate(torch.arange(len(views)).split(BATCHES.get(backbone.device.type, BATCH))):
             seen = self.lab.shelf.get(part.source, (*key, number)) if kept else None
             if seen is None:
                 pixels = views.eval_batch(indices).to(backbone.device, backbone.dtype)
                 with torch.no_grad(), autocast(backbone.device, self.spec.precision):
-                    seen = self.method.see(pixels)
+                    seen = self.method.look(pixels)
                 if kept:
                     size = sum(t.numel() * t.element_size() for t in (seen.trunk, seen.frozen))
                     self.lab.shelf.put(part.source, (*key, number), seen, size)
@@ -192,9 +197,10 @@ class Measurement:
 
 def way(method: Method) -> tuple[Any, ...]:
     """How a method looks at pictures; two with the same way see the same of them."""
-    see: Callable[..., Any] = type(method).see
-    own = () if see is Method.see else (type(method), json.dumps(method.config.to_dict(), sort_keys=True))
-    return (see, method.first_block, method.engine, *own)
+    look: Callable[..., Any] = type(method).look
+    usual = type(method).see is Method.see and look in (Method.look, trunk_alone, frozen_alone)
+    own = () if usual else (type(method), json.dumps(method.config.to_dict(), sort_keys=True))
+    return (look, method.first_block, method.engine, *own)
 
 
 def _key(condition: Condition | None, part: str) -> str:
