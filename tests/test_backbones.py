@@ -21,6 +21,15 @@ def pixels(backbone: Backbone, count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+def test_a_sentence_too_long_is_refused_without_a_warning_besides(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backbone = load_backbone("embedded")
+    with pytest.raises(UserError, match="tokens"):
+        backbone.tokenize(["word " * 100])
+    assert not caplog.records and capfd.readouterr().err == ""
+
+
 def test_identity_hook_equals_the_stock_forward(tiny_backbone: Backbone) -> None:
     tokens, x = tiny_backbone.tokenize(SENTENCES), pixels(tiny_backbone)
     with torch.no_grad():

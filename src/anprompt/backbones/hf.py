@@ -120,6 +120,8 @@ def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
         )
         model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(spec, **NO_CODE)
+    # What is too long is refused by name in `tokenize`; a warning besides would alarm whoever only asked.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(
