@@ -166,7 +166,7 @@ def trunk_alone(method: Method, pixels: Tensor) -> Vision:
 def frozen_alone(method: Method, pixels: Tensor) -> Vision:
     """A `look` for methods whose logits read the frozen features and nothing else."""
     seen = method.see(pixels)
-    return Vision(seen.trunk.new_zeros(len(seen.trunk), 0), seen.frozen)
+    return Vision(seen.trunk.new_zeros(seen.trunk.shape[0], 0), seen.frozen)
 
 
 class Classifier:
