@@ -20,6 +20,7 @@ from anprompt.errors import UserError
 
 TIE_DECIMALS = 4  # accuracies come from 32-bit means: what differs by less than this is the same
 DRAWS = 10_000
+MIN_CELLS = 3
 MIN_CLUSTERS = 5  # fewer data sets are too few to resample
 
 Cell = tuple[str, Hashable]  # (data set, seed or whatever else tells runs on a data set apart)
@@ -79,7 +80,8 @@ class Paired:
     Attributes:
         n, clusters: cells, and data sets they are on.
         mean: mean difference over the cells.
-        by_cell: 95 % bootstrap percentile interval, cells resampled: about these data sets.
+        by_cell: 95 % bootstrap percentile interval, cells resampled: about these data sets; None for fewer
+            than `MIN_CELLS`, of which resampling could tell nothing.
         by_dataset: the same with whole data sets resampled: about data sets like these. Runs on one data
             set resemble each other, so this one is the more careful; None for fewer than `MIN_CLUSTERS`.
         p: two-sided Wilcoxon signed-rank test of one mean difference per data set, ties left out; None
@@ -91,7 +93,7 @@ class Paired:
     n: int
     clusters: int
     mean: float
-    by_cell: Interval
+    by_cell: Interval | None
     by_dataset: Interval | None
     p: float | None
     wins: int
@@ -119,7 +121,7 @@ def compare(
     cluster = np.array([names.index(cell[0]) for cell in common])
     sums, sizes = np.bincount(cluster, gaps), np.bincount(cluster)
     rng = np.random.default_rng(seed)
-    by_cell = _interval(gaps, np.ones(len(gaps)), draws, rng)
+    by_cell = _interval(gaps, np.ones(len(gaps)), draws, rng) if len(gaps) >= MIN_CELLS else None
     return Paired(
         n=len(common), clusters=len(names), mean=float(gaps.mean()), by_cell=by_cell,
         by_dataset=_interval(sums, sizes, draws, rng) if len(names) >= MIN_CLUSTERS else None,

@@ -121,10 +121,8 @@ def rank_sheet(batch: Batch, grid: Grid, measures: Mapping[str, Values]) -> Shee
     ]
     tests = ", ".join(f"{name} p = {r.p:.2g}" for name, r in found.items() if r.p is not None)
     count = next(iter(found.values())).datasets
-    told = (
-        f"1 is the best; means over the seeds that a method has, ranked on each of the {count} data sets that "
-        "all methods have, ties shared."
-    )
+    where = "the one data set" if count == 1 else f"each of the {count} data sets"
+    told = f"1 is the best; means over the seeds that a method has, ranked on {where} that all methods have, ties shared."
     friedman = f" Friedman test that all rank alike: {tests}." if tests else ""
     heads = tuple(Column(name, LOW) for name in found)
     return Sheet(
