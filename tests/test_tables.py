@@ -339,6 +339,12 @@ def test_only_conditions_of_all_runs_are_averaged() -> None:
     assert "1 conditions that only some of the runs have" in found[0].note
 
 
+def test_methods_have_the_names_of_their_papers_wherever_they_stand() -> None:
+    assert tables.nice("mmrlpp") == "MMRL++" and tables.nice("mine") == "mine"
+    assert tables.nice("coop (epochs=10)") == "CoOp (epochs=10)"
+    assert tables.nice("anprompt − zeroshot") == "ANPrompt − zero-shot CLIP"
+
+
 def test_what_a_method_does_not_read_is_no_figure_and_never_the_best() -> None:
     deaf = noisy_run("deaf")
     template = deaf["metrics"]["conditions"]["template:unseen:2"]

@@ -45,7 +45,7 @@ def card(case: Case) -> str:
 def _showing(showing: Showing, truth: str) -> str:
     alt = f"{truth}, {showing.condition}"
     return (
-        f'<div><div><img src="{markup.data_uri(showing.picture)}" alt="{escape(alt)}" loading="lazy">'
+        f'<div><div><img src="{markup.data_uri(showing.picture)}" alt="{escape(alt)}">'
         f'<span class="condition">{escape(showing.condition)}</span></div><div>{_answers(showing.answers)}</div></div>'
     )
 

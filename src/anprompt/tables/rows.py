@@ -73,9 +73,8 @@ NICE = {
 
 
 def nice(method: str) -> str:
-    """A method, or its label in a table, as papers write it."""
-    name, blank, settings = method.partition(" ")
-    return NICE.get(name, name) + blank + settings
+    """A method, its label in a table, or a pair of them, as papers write them."""
+    return " ".join(NICE.get(word, word) for word in method.split(" "))
 
 
 def label(record: Record) -> str:
