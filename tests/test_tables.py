@@ -357,6 +357,9 @@ def test_what_a_method_does_not_read_is_no_figure_and_never_the_best() -> None:
     assert texts(titled(found, "by family"))["new, templates", "unseen"] == ["not read", "50.0"]
     assert not [at for at in found[0].best() if found[0].lines[at[0]].cells[at[1]].text == "not read"]
     assert "Not read: learned vectors" in found[0].note
+    others = texts(titled(tables.sheets([deaf, noisy_run(), noisy_run("anprompt")]), "run by run"))
+    assert {pair for group, pair in others if group.startswith("base, templates")} == {"anprompt − m"}
+    assert {pair for group, pair in others if group == "base, pictures, mean"} == {"anprompt − deaf", "anprompt − m"}
     assert "Not read" not in tables.sheets([noisy_run()])[0].note
 
 

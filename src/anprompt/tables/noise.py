@@ -212,7 +212,7 @@ def noise_sheets(batch: Batch, reference: str) -> list[Sheet]:
     told = [sentence for sentence in sentences if sentence]
     if batch.protocol != "noise":
         batch = dataclasses.replace(batch, topic=f"{TOPICS.get(batch.protocol, batch.protocol)} under noise")
-    compared = {f"{block.title}, mean": grid.values(mean_accuracy(block)) for block in found}
+    compared = {f"{block.title}, mean": _read(grid, block) for block in found}
     made = [
         _summary(batch, grid, found, told),
         _severities(batch, grid, found, told),
@@ -279,6 +279,12 @@ def _lines(grid: Grid, block: Block, heads: Iterable[str], values: Sequence[Valu
             cells = [UNREAD if deaf and "clean" not in head else Cell.of(s) for head, s in zip(heads, spreads)]
             lines.append(Line(block.title, method, tuple(cells)))
     return lines
+
+
+def _read(grid: Grid, block: Block) -> Values:
+    """Means under a block's noise, of the methods that it reaches."""
+    values = grid.values(mean_accuracy(block))
+    return {method: sets for method, sets in values.items() if not unread(grid, block, method)}
 
 
 def _average(grid: Grid, values: Values, method: str) -> Spread | None:
