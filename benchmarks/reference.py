@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,20 +33,30 @@ class PieceTokenizer:
         return {"input_ids": [49406, *ids, 49407]}
 
 
-def random_vit_b16() -> Backbone:
-    """A CLIP of ViT-B/16's size with random weights."""
+def vit_b16(activation: str = "quick_gelu", **tokens: int) -> Any:
+    """transformers' CLIP of ViT-B/16's size with random weights.
+
+    Args:
+        tokens: ids of the text encoder's special tokens.
+    """
     from transformers import CLIPConfig, CLIPModel
 
     config = CLIPConfig(
         text_config={"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 12,
-                     "eos_token_id": 49407, "bos_token_id": 49406},
+                     "hidden_act": activation, **tokens},
         vision_config={"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
-                       "num_hidden_layers": 12, "image_size": 224, "patch_size": 16},
+                       "num_hidden_layers": 12, "image_size": 224, "patch_size": 16, "hidden_act": activation},
         projection_dim=512,
     )  # fmt: skip
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
-    return HFClip.from_model(CLIPModel(config), PieceTokenizer(), name="vit-b16, random weights")
+    return CLIPModel(config)
+
+
+def random_vit_b16() -> Backbone:
+    """The same behind our protocol."""
+    model = vit_b16(eos_token_id=49407, bos_token_id=49406)
+    return HFClip.from_model(model, PieceTokenizer(), name="vit-b16, random weights")
 
 
 def class_names(count: int) -> list[str]:

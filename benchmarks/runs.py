@@ -35,7 +35,7 @@ from anprompt.machine import hardware
 from anprompt.methods import build_method
 from anprompt.train import Run, epoch_order, fit, fit_many, make_optimizer, threads_for
 from anprompt.tuning import Job, make_views, plan
-from reference import field_bank, random_vit_b16, see_apart
+from reference import field_bank, random_vit_b16, see_apart, vit_b16
 
 SECTIONS = ("epoch", "bank", "many", "estimate")
 
@@ -78,8 +78,8 @@ def field_epoch(job: Job) -> None:
     quicken(job.backbone)
 
 
-def shared_epoch(job: Job, bank: ViewBank | None = None) -> None:
-    """The same by the library."""
+def by_library(job: Job, bank: ViewBank | None = None) -> None:
+    """All epochs of a run as the library trains it."""
     run = run_of(job)
     with threads_for(job.backbone):
         fit(run.method, run.views, job.train, bank=bank)
@@ -90,11 +90,11 @@ def section_epoch(args: argparse.Namespace, backbone: Backbone) -> list[dict[str
     rows = []
     for name in args.sets:
         job, bank = job_of(backbone, name, epochs=1), MemoryBank()
-        shared_epoch(job, bank)
+        by_library(job, bank)
         row = {
             "field": seconds(field_epoch, job),
-            "shared": seconds(shared_epoch, job),
-            "bank": seconds(shared_epoch, job, bank),
+            "shared": seconds(by_library, job),
+            "bank": seconds(by_library, job, bank),
         }
         rows.append({"set": name, "steps": len(job.dataset.train) // job.train.batch_size, "seconds": row})
         print(f"epoch, {name:10s} " + "   ".join(f"{k} {v:.2f} s" for k, v in row.items()), flush=True)
@@ -109,9 +109,9 @@ def section_bank(args: argparse.Namespace, backbone: Backbone) -> list[dict[str,
     for job in (job_of(backbone, args.sets[0]), small(full_size(), args.sets[0])):
         with tempfile.TemporaryDirectory() as folder:
             row = {
-                "off": seconds(shared_epoch, job),
-                "filling": seconds(shared_epoch, job, DiskBank(folder)),
-                "filled": seconds(shared_epoch, job, DiskBank(folder)),
+                "off": seconds(by_library, job),
+                "filling": seconds(by_library, job, DiskBank(folder)),
+                "filled": seconds(by_library, job, DiskBank(folder)),
             }
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e6
         rows.append({**facts(job), "seconds": row, "megabytes": size})
@@ -128,7 +128,7 @@ def section_many(args: argparse.Namespace, backbone: Backbone) -> list[dict[str,
         for lr in (3e-4, 1e-3, 3e-3):
             jobs.append(job_of(kind, name, lr=lr) if kind is backbone else small(kind, name, lr=lr))
         row = {
-            "apart": sum(seconds(shared_epoch, job) for job in jobs),
+            "apart": sum(seconds(by_library, job) for job in jobs),
             "together": seconds(together, jobs),
         }
         rows.append({**facts(jobs[0]), "runs": len(jobs), "seconds": row})
@@ -185,18 +185,13 @@ def facts(job: Job) -> dict[str, Any]:
 
 def save_full_size(folder: Path) -> None:
     """A hub folder of ViT-B/16's size: random weights, the embedded model's vocabulary."""
-    from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+    from transformers import AutoTokenizer, CLIPConfig
 
     words = embedded_model_folder()
-    tokenizer, small_one = AutoTokenizer.from_pretrained(words), CLIPConfig.from_pretrained(words).text_config
-    text = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 12,
-            "hidden_act": "gelu", "bos_token_id": small_one.bos_token_id, "eos_token_id": small_one.eos_token_id,
-            "pad_token_id": small_one.pad_token_id}  # fmt: skip
-    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
-              "image_size": 224, "patch_size": 16, "hidden_act": "gelu"}  # fmt: skip
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    text = CLIPConfig.from_pretrained(words).text_config
+    special = {key: getattr(text, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    vit_b16("gelu", **special).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(words).save_pretrained(folder)
 
 
 def output(command: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from anprompt import sharing
 from anprompt.backbones import Backbone, Tokens
 from anprompt.methods import build_method
-from anprompt.methods.base import Classifier
+from anprompt.methods.base import Classifier, Method
 from anprompt.packing import Packing, pack, shared_length
 from anprompt.prompting import ClassBank, DeepTokens, class_bank
 from anprompt.protocols.measuring import way
@@ -154,28 +154,31 @@ def test_both_engines_train_anprompt_alike(tiny_backbone: Backbone) -> None:
     assert relative(gradients["shared"], gradients["plain"]) < 1e-5
 
 
+def looking(backbone: Backbone, name: str) -> tuple[Method, Tensor]:
+    """A method of two classes, and two pictures for it."""
+    size = backbone.dims.image_size
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return build_method(name, backbone, ["cat", "red panda"], settings={}, seed=1), pixels
+
+
 @pytest.mark.parametrize("name", ["zeroshot", "coop", "cocoop"])
 def test_use_keeps_the_frozen_features_alone_where_logits_read_nothing_else(
     tiny_backbone: Backbone, name: str
 ) -> None:
-    names, size = ["cat", "red panda"], tiny_backbone.dims.image_size
-    method = build_method(name, tiny_backbone, names, settings={}, seed=1)
-    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    method, pixels = looking(tiny_backbone, name)
     seen, looked = method.see(pixels), method.look(pixels)
     assert looked.trunk.shape == (2, 0) and torch.equal(looked.frozen, seen.frozen)
-    classifier = Classifier(method, names)
+    classifier = Classifier(method)
     assert torch.equal(classifier.logits(pixels), method.logits(seen, classifier.text, classifier.head))
-    others = (build_method(other, tiny_backbone, names, settings={}, seed=2) for other in ("zeroshot", "coop", "cocoop"))
+    others = [looking(tiny_backbone, other)[0] for other in ("zeroshot", "coop", "cocoop")]
     assert {way(other) for other in others} == {way(method)}  # so what one sees is kept for the others
 
 
 @pytest.mark.parametrize("name", ["anprompt", "mmrl", "mmrlpp", "promptsrc"])
 def test_use_leaves_out_the_frozen_features_and_nothing_else(tiny_backbone: Backbone, name: str) -> None:
-    names, size = ["cat", "red panda"], tiny_backbone.dims.image_size
-    method = build_method(name, tiny_backbone, names, settings={}, seed=1)
-    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    method, pixels = looking(tiny_backbone, name)
     seen, looked = method.see(pixels), method.look(pixels)
     assert looked.frozen.shape == (2, 0) and torch.equal(looked.trunk, seen.trunk)
-    classifier = Classifier(method, names)
+    classifier = Classifier(method)
     expected = method.logits(seen, classifier.text, classifier.head)
     torch.testing.assert_close(classifier.logits(pixels), expected.detach())
