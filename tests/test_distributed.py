@@ -311,11 +311,13 @@ def test_too_many_processes_name_the_least_batch(tiny_backbone: Backbone) -> Non
 
 
 # --- the command line -----------------------------------------------------------------------------
-def torchrun(arguments: list[str], **more: str) -> subprocess.CompletedProcess:
+def torchrun(
+    arguments: list[str], program: tuple[str, ...] = ("-m", "anprompt"), **more: str
+) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **more}
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     return subprocess.run(
-        [sys.executable, *words, "-m", "anprompt", *arguments],
+        [sys.executable, *words, *program, *arguments],
         env=env,
         capture_output=True,
         text=True,
@@ -341,6 +343,41 @@ def test_fit_under_torchrun_writes_the_adapter_once(
     assert together.stdout.count("epoch 2/2") == 1 and "2 processes" in together.stdout
     assert together.stdout.count("test accuracy") == 1
     assert not (tmp_path / "two" / ".state").exists()
+
+
+THREADS = """
+import os, sys
+from pathlib import Path
+from anprompt import distributed
+from anprompt.cli import main
+
+def threads():
+    return sum("gloo" in task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir())
+
+def leave(leave=distributed.leave):
+    before = threads()
+    leave()
+    Path(os.environ["FOUND"], os.environ["RANK"]).write_text(f"{before} {threads()}")
+
+distributed.leave = leave
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them")
+def test_no_thread_of_the_group_outlives_the_command(
+    tiny_folder: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    """One that did could abort the process while Python ends, after the work was done."""
+    (script := tmp_path / "threads.py").write_text(THREADS)
+    asked = [
+        "fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "1",
+        "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "a"),
+    ]  # fmt: skip
+    done = torchrun(asked, program=(str(script),), FOUND=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    counts = [tuple(map(int, (tmp_path / rank).read_text().split())) for rank in "01"]
+    assert all(before > 0 and after == 0 for before, after in counts), counts
 
 
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:

@@ -190,6 +190,9 @@ def join(device: str | torch.device = "auto") -> Team:
         UserError: a device that they can't have, or a bad time limit.
         LostProcess: the others did not come.
     """
+    # Its functions take the group as a default argument, read when it is imported. transformers imports it; after
+    # the group exists, that would keep the group and its threads beyond `leave`, and Python's end may abort on them.
+    import torch.distributed.nn.functional
     from torch.distributed.rendezvous import rendezvous
 
     where, limit = _own_device(resolve_device(device)), _time_limit()
