@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import wilcoxon
 from sklearn.metrics import accuracy_score, recall_score
 
 from anprompt import stats
@@ -59,6 +60,14 @@ def test_paired_by_hand() -> None:
     assert found.mean == pytest.approx(3.5) and (found.wins, found.ties, found.losses) == (6, 0, 0)
     assert found.p == pytest.approx(2 / 2**6)  # all six signs alike, exact
     assert (found.n, found.clusters, found.score()) == (6, 6, "6 / 0 / 0")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=8))
+def test_signed_rank_is_scipys_with_and_without_ties(differences: list[int]) -> None:
+    kept = [difference for difference in differences if difference]
+    wanted = wilcoxon(kept).pvalue if kept else 1.0
+    assert stats.signed_rank(differences) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_only_cells_of_both_are_compared() -> None:
