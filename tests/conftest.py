@@ -10,12 +10,25 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from PIL import Image
 
 COLOURS = {"red_square": (220, 40, 40), "green square": (40, 200, 60), "blue_square": (50, 60, 220),
            "yellow square": (230, 210, 40)}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """A command sets up logging for its process; here the next test needs it as it was."""
+    log = logging.getLogger("anprompt")
+    level, propagate, handlers = log.level, log.propagate, list(log.handlers)
+    yield
+    log.setLevel(level)
+    log.propagate, log.handlers = propagate, handlers
 
 
 @pytest.fixture(scope="session")
