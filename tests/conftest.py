@@ -11,7 +11,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import logging
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,13 +21,11 @@ COLOURS = {"red_square": (220, 40, 40), "green square": (40, 200, 60), "blue_squ
 
 
 @pytest.fixture(autouse=True)
-def log_as_it_was() -> Iterator[None]:
-    """A command sets up logging for its process; here the next test needs it as it was."""
+def fresh_log() -> None:
+    """A command sets up the log for its process; here a test may come after one, or use what one has made."""
     log = logging.getLogger("anprompt")
-    level, propagate, handlers = log.level, log.propagate, list(log.handlers)
-    yield
-    log.setLevel(level)
-    log.propagate, log.handlers = propagate, handlers
+    log.setLevel(logging.NOTSET)
+    log.propagate, log.handlers = True, []
 
 
 @pytest.fixture(scope="session")

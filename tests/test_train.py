@@ -280,7 +280,7 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_no_step_reads_a_number_off_a_tensor(tiny_backbone: Backbone, optimizer: str) -> None:
     counts = []
-    for pictures in (4, 24):
+    for pictures in (4, 4, 24):  # what torch reads once, at the first step of a process, does not count
         config = TrainConfig(epochs=1, batch_size=2, optimizer=optimizer)
         views = FakeViews(tiny_backbone.dims.image_size, pictures)
         views.train_batch = lambda indices, epoch, n=views.size: torch.zeros(len(indices), 3, n, n)  # type: ignore
@@ -288,7 +288,7 @@ def test_no_step_reads_a_number_off_a_tensor(tiny_backbone: Backbone, optimizer:
         with Reads() as reads:
             fit(method, views, config)
         counts.append(reads.count)
-    assert counts[0] == counts[1]
+    assert counts[1] == counts[2]
 
 
 def test_default_recipes_keep_their_old_keys() -> None:
