@@ -116,8 +116,7 @@ def test_a_sweep_loses_a_worker_and_no_run(cluster: None, specs: list[RunSpec], 
     records = run_ray(specs, place, observe=watch)
     assert killed
     starts = [event.spec.seed for event in events if event.kind == "start"]
-    # The killed run was begun again, the others were not; of a run that is over nothing late is told.
-    assert starts.count(2) == 2 and starts.count(1) <= 1 and starts.count(3) <= 1
+    assert sorted(starts) == [1, 2, 2, 3]  # the killed run was begun again, the others were not
     assert [event.kind for event in events if event.record] == ["done"] * 3
     whole = run_all(specs, tmp_path / "whole")
     assert [record["metrics"] for record in records] == [record["metrics"] for record in whole]

@@ -223,6 +223,7 @@ class Sweep:
         self._since: dict[RunSpec, float] = {}
         self._late: set[RunSpec] = set()
         self._channel: Any = None
+        self._news: Any = None  # what the channel was asked for and has not answered yet
 
     def submit(self, specs: Sequence[RunSpec], order: Order, needs: Needs, retries: int) -> None:
         """Hand all runs to Ray, which starts them as nodes have room."""
@@ -258,11 +259,16 @@ class Sweep:
 
     def _relay(self) -> None:
         """Hand on what workers told; progress is worth no failure."""
+        self._news = self._news or self._channel.take.remote()
         try:
-            events = self.ray.get(self._channel.take.remote(), timeout=PATIENCE)
+            events = self.ray.get(self._news, timeout=PATIENCE)
+        except self.ray.exceptions.GetTimeoutError:  # it starts, or is busy; its answer will be the same
+            return
         except self.ray.exceptions.RayError as error:
             log.debug("no news from the workers: %s", _line(error))
+            self._news = None
             return
+        self._news = None
         running = set(self._running.values())
         for event in events:
             if event.kind == "start":
@@ -343,15 +349,18 @@ def work(spec: RunSpec, order: Order, channel: Any) -> tuple[str, str]:
         os.chdir(order.folder)
     torch.set_num_threads(max(1, int(order.cpus)))
     ended = ["done"]
+    told: list[Any] = []  # the last news alone: one caller's calls arrive in their order
 
     def tell(event: Event) -> None:
         if event.kind in ("done", "skip"):  # told by the driver, with the record
             ended[0] = event.kind
         elif event.kind != "step" or time.monotonic() - _last.get("told", 0.0) > TOLD:
             _last["told"] = time.monotonic()
-            channel.tell.remote(event)
+            told[:] = [channel.tell.remote(event)]
 
     run_all([spec], order.runs, lab=_lab(order), observe=tell)
+    if told:  # news that comes after a run's end is dropped, and the channel may be slower to start than the run
+        import_ray().wait(told, timeout=PATIENCE)
     return ended[0], here
 
 
