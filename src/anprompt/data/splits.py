@@ -1,62 +1,18 @@
-"""Class names and parts: cleaning names, dividing unsplit data, few-shot draws, base and new classes."""
+"""Parts: dividing unsplit data, few-shot draws, base and new classes."""
 
 from __future__ import annotations
 
 import math
 import operator
 import random
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from anprompt.data.names import clean_classnames as clean_classnames  # its old place
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError, choices
 
 TEST_SHARE, VAL_SHARE = 0.3, 0.2
-LONGEST_NAME = 300
-_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the text around them
-
-
-def clean_classnames(names: Iterable[str], *, allow_duplicates: bool = False) -> list[str]:
-    """Class names as a text encoder should see them: underscores become spaces, white space collapses.
-
-    Unicode is kept, in its composed form (NFC). CLIP reads lower case only, so names that differ in case
-    alone count as equal.
-
-    Args:
-        names: as they come from folders or files.
-        allow_duplicates: for official lists that hold the same name twice (ImageNet does).
-
-    Raises:
-        UserError: a name is empty, holds control characters, is longer than 300 characters, or equals
-            another one after cleaning.
-    """
-    cleaned: list[str] = []
-    seen: dict[str, str] = {}
-    for name in names:
-        clean = _clean(name)
-        key = clean.casefold()
-        if key in seen and not allow_duplicates:
-            raise UserError(
-                f"The class names {seen[key]!r} and {name!r} both read as {clean!r}; rename or merge one."
-            )
-        seen[key] = name
-        cleaned.append(clean)
-    return cleaned
-
-
-def _clean(name: str) -> str:
-    clean = unicodedata.normalize("NFC", str(name)).replace("_", " ").strip()
-    if any(c in _DIRECTIONS or unicodedata.category(c) in ("Cc", "Cs") for c in clean):
-        raise UserError(f"The class name {name!r} holds control or undecodable characters; rename it.")
-    clean = " ".join(clean.split())
-    if not clean:
-        raise UserError(f"The class name {name!r} is empty; every class needs a name of words.")
-    if len(clean) > LONGEST_NAME:
-        raise UserError(
-            f"The class name {clean[:40] + '...'!r} has {len(clean)} characters; at most {LONGEST_NAME} fit."
-        )
-    return clean
 
 
 def divide(
