@@ -152,7 +152,7 @@ def test_a_relative_backbone_folder_is_recorded_in_full(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_folder.parent)
-    folder = save_adapter(tmp_path / "a", trained(load_backbone(tiny_folder.name)))
+    folder = save_adapter(tmp_path / "a", trained(load_backbone(f"./{tiny_folder.name}")))
     assert Path(read_config(folder)["backbone"]["id"]) == tiny_folder.resolve()
     monkeypatch.chdir(tmp_path)
     load_adapter("a")

@@ -55,6 +55,19 @@ def check_fields(path: Path, config: Mapping[str, Any]) -> None:
     plain = os.path.isabs(name) or (_PLAIN_ID.fullmatch(name) and ".." not in name)
     if not name.isprintable() or not plain:
         raise UserError(f"{str(path)!r}: the backbone name {name!r} is not a hub id or a full path.")
+    if os.path.isabs(name) and _inside(Path(name), path.parent):
+        raise UserError(
+            f"{str(path)!r}: the backbone {name!r} lies in the adapter's own folder, which is not opened; give the "
+            "backbone it was trained on with --backbone."
+        )
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, links followed."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # loops of links, names that can't be
+        return False
 
 
 def _check_names(path: Path, classnames: list, descriptions: dict) -> None:

@@ -33,6 +33,7 @@ from anprompt.adapter_checks import (
     tensor_shapes,
 )
 from anprompt.backbones import Backbone, load_backbone
+from anprompt.backbones.names import is_path
 from anprompt.errors import UserError, choices
 from anprompt.files import (
     atomic_write,
@@ -164,8 +165,7 @@ def adapter_config(
 
 def _portable(backbone_id: str) -> str:
     """A relative folder means nothing elsewhere, so folders are recorded in full; other ids as they are."""
-    is_folder = backbone_id != "embedded" and Path(backbone_id).is_dir()
-    return str(Path(backbone_id).resolve()) if is_folder else backbone_id
+    return str(Path(backbone_id).expanduser().resolve()) if is_path(backbone_id) else backbone_id
 
 
 def card(config: Mapping[str, Any], name: str) -> str:

@@ -129,7 +129,9 @@ def _main(argv: Sequence[str] | None) -> int:
         if short := _out_of_memory(error):
             error_line(short)
             return 2
-        reason = (str(error).strip() or "no message").splitlines()[0]
+        from anprompt.files import first_line
+
+        reason = first_line(error)
         error_line(f"unexpected {type(error).__name__}: {reason} (see the traceback with --debug)")
         return 1
 

@@ -195,7 +195,8 @@ def join(device: str | torch.device = "auto") -> Team:
     import torch.distributed.nn.functional
     from torch.distributed.rendezvous import rendezvous
 
-    where, limit = _own_device(resolve_device(device)), _time_limit()
+    word = "cpu" if device == "auto" and not torch.cuda.is_available() else device  # not one Mac GPU for all
+    where, limit = _own_device(resolve_device(word)), _time_limit()
     wait = timedelta(seconds=limit)
     if where.type == "cuda":
         torch.cuda.set_device(where)

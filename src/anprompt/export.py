@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from anprompt import __version__
 from anprompt.data.views import centre_view
 from anprompt.errors import UserError
-from anprompt.files import atomic_write, package_versions, write_json
+from anprompt.files import atomic_write, first_line, package_versions, write_json
 from anprompt.methods.base import Classifier, Method
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -190,7 +191,7 @@ def _traced(portable: Portable, opset: int) -> Any:
                 output_names=list(OUTPUTS), verbose=False,
             )  # fmt: skip
         except Exception as error:  # the tracer raises a dozen types
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"Method {portable.method.name!r} on {portable.backbone.id!r} can't be traced: {reason}."
             ) from error
@@ -287,13 +288,23 @@ def differences(path: Path, portable: Portable) -> dict[str, float]:
             expected = portable(torch.from_numpy(pixels))
         for name, ours, theirs in zip(OUTPUTS, expected, answers):
             scale = portable.scale if name == "logits" else 1.0
-            found[name] = max(found[name], float(np.abs(ours.numpy() - theirs).max()) / scale)
+            gaps = np.abs(ours.numpy().astype(np.float64) - theirs)
+            # max() would pass over NaN
+            worst = float(gaps.max()) if np.isfinite(gaps).all() else float("nan")
+            found[name] = worst if math.isnan(worst) else max(found[name], worst / scale)
+            if math.isnan(worst):
+                return found
     return found
 
 
 def _refuse_differences(found: dict[str, float]) -> None:
     for name, value in found.items():
-        if not value <= TOLERANCE:  # NaN too
+        if math.isnan(value):
+            raise UserError(
+                f"The exported {name} or the method's are not finite numbers; the file was not kept. The adapter or "
+                "its backbone is broken: try it with 'anprompt eval'."
+            )
+        if not value <= TOLERANCE:
             raise UserError(
                 f"The exported {name} differ from the method's by {value:.1e}, more than {TOLERANCE:.0e}; the "
                 "file was not kept. Try another --opset, or report it with the versions of torch and onnx."

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,8 @@ from torch import Tensor
 from anprompt.errors import UserError
 
 LARGEST_JSON = 256 * 2**20  # bytes; more is no config, record or split of anybody's
+LONGEST_REASON = 20_000  # characters of a library's message that are looked at
+_UNSAFE = re.compile(r"trust_?remote_?code|weights_only|allow_pickle|safe_globals|torch\.load|arbitrary code|pickle_module|do it only if|unsafe", re.I)
 LARGEST_HEADER = 16 * 2**20  # bytes of names and shapes; an adapter has some thousand
 
 
@@ -98,8 +101,17 @@ def first_line(error: Exception) -> str:
 
     Libraries quote names from files as they are.
     """
-    line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    said = str(error).strip()[:LONGEST_REASON]
+    line = (without_advice(said) or type(error).__name__).splitlines()[0][:300]
     return line if line.isprintable() else ascii(line)[1:-1]
+
+
+def without_advice(text: str) -> str:
+    """A library's message without the sentences that tell how to load files unsafely."""
+    if not _UNSAFE.search(text):
+        return text
+    sentences = re.split(r"(?<=[.!?:;])\s+|\s*\n\s*|\s+\(\d\)\s+", text)
+    return " ".join(sentence for sentence in sentences if sentence and not _UNSAFE.search(sentence))
 
 
 def write_tensors(

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone, BlockParts, Dims, Hook, Tokens, identity_hook
 from anprompt.backbones.linear import quicken
+from anprompt.backbones.tokenizers import check_ids, check_tokenizer
 from anprompt.errors import UserError
+from anprompt.files import first_line
 
 log = logging.getLogger("anprompt")
 
@@ -120,6 +122,7 @@ def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
         )
         model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(spec, **NO_CODE)
+        check_tokenizer(spec, tokenizer, model.text_model.embeddings.token_embedding.num_embeddings)
     # What is too long is refused by name in `tokenize`; a warning besides would alarm whoever only asked.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if report["missing_keys"]:
@@ -135,7 +138,7 @@ def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
 
 
 def _load_failure(spec: str, error: Exception) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error).rstrip(".")
     if "sentencepiece" in str(error).lower():
         return f"The tokenizer of {spec!r} needs sentencepiece: pip install 'anprompt[siglip]'."
     if Path(spec).exists():
@@ -199,7 +202,9 @@ class HubModel(Backbone):
         ids = [self._tokenizer(s)["input_ids"] for s in sentences]
         if cut:
             ids = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
+        rows = self.model.text_model.embeddings.token_embedding.num_embeddings
         for sentence, row in zip(sentences, ids):
+            check_ids(self.id, sentence, row, rows)
             if len(row) > limit:
                 raise UserError(
                     f"Sentence {sentence!r} has {len(row)} tokens; {self.id} reads at most {limit}. Shorten the name."

@@ -23,6 +23,7 @@ from anprompt.backbones.base import Backbone, BlockParts, Dims, Hook, Tokens, id
 from anprompt.backbones.hf import CLIP_MEAN, CLIP_STD, weight_hash
 from anprompt.backbones.linear import quicken
 from anprompt.errors import UserError
+from anprompt.files import first_line
 
 PREFIX = "open-clip:"
 
@@ -48,7 +49,7 @@ def library() -> Any:
             "open_clip models need the extra: pip install 'anprompt[open-clip]'; models in hub format do not."
         ) from error
     except Exception as error:  # a torchvision of another build fails in many ways
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise UserError(
             f"open_clip can't be imported ({first}); install a torchvision that fits torch {torch.__version__}."
         ) from error
@@ -86,7 +87,7 @@ def _load(spec: str) -> tuple[Any, Any]:
     except UserError:
         raise
     except Exception as error:  # unknown names, no network, files that do not fit
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         if "QuickGELU mismatch" in first:
             first = f"these weights need the other activation; see for a model {name + '-quickgelu'!r}"
         raise UserError(f"Can't load backbone {spec!r}: {first[:300]}.") from error

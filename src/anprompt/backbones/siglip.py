@@ -52,11 +52,6 @@ class HFSiglip(HubModel):
                 f"Backbone {name!r}: text features have {text.projection_size} channels but image features "
                 f"{vision.hidden_size}; fix its config.json."
             )
-        if self._tokenizer("a")["input_ids"][-1:] != [self._tokenizer.eos_token_id]:
-            raise UserError(
-                f"The tokenizer of {name!r} puts no end token behind a sentence, as the weights expect; "
-                "set add_eos_token in its tokenizer_config.json."
-            )
         pad = self._tokenizer.pad_token_id
         self._pad = int(text.pad_token_id if pad is None else pad)
         self.logit_bias = float(model.logit_bias.detach())
