@@ -18,6 +18,7 @@ from PIL import Image
 from PIL import __version__ as PILLOW
 from torch import Tensor
 
+from anprompt.data.crop import centre_view
 from anprompt.data.types import Item
 from anprompt.errors import UserError
 
@@ -25,7 +26,6 @@ log = logging.getLogger("anprompt")
 
 RATIO = (3 / 4, 4 / 3)
 _THREADS_FROM = 96  # below this image size a view takes less time than handing it to a thread
-_LONGEST = 8  # aspect ratio beyond which the middle is cut out before resizing
 
 
 class Views:
@@ -275,26 +275,6 @@ def random_crop(
     elif width / height > ratio[1]:
         w = min(width, round(height * ratio[1]))
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def centre_view(picture: Image.Image, size: int) -> np.ndarray:
-    """CLIP's preprocessing before normalising: short side to `size` (bicubic), centre cut out.
-
-    Returns:
-        [size, size, 3] uint8.
-    """
-    width, height = picture.size
-    short, long = min(width, height), max(width, height)
-    if long > _LONGEST * short:  # a strip: resized whole it could take gigabytes, and only its middle shows
-        reach = _LONGEST * short // 2
-        left, top = max(0, width // 2 - reach), max(0, height // 2 - reach)
-        picture = picture.crop((left, top, min(width, left + 2 * reach), min(height, top + 2 * reach)))
-        width, height = picture.size
-    resized = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-    if picture.size != resized:
-        picture = picture.resize(resized, Image.Resampling.BICUBIC)
-    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
-    return np.array(picture.crop((left, top, left + size, top + size)))
 
 
 def _kept_side(image_size: int, least_scale: float) -> int:

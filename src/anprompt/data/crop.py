@@ -1,0 +1,28 @@
+"""The cut of an image that a model looks at; apart from `views`, so that a process without torch can make it."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+_LONGEST = 8  # aspect ratio beyond which the middle is cut out before resizing
+
+
+def centre_view(picture: Image.Image, size: int) -> np.ndarray:
+    """CLIP's preprocessing before normalising: short side to `size` (bicubic), centre cut out.
+
+    Returns:
+        [size, size, 3] uint8.
+    """
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    if long > _LONGEST * short:  # a strip: resized whole it could take gigabytes, and only its middle shows
+        reach = _LONGEST * short // 2
+        left, top = max(0, width // 2 - reach), max(0, height // 2 - reach)
+        picture = picture.crop((left, top, min(width, left + 2 * reach), min(height, top + 2 * reach)))
+        width, height = picture.size
+    resized = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    if picture.size != resized:
+        picture = picture.resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    return np.array(picture.crop((left, top, left + size, top + size)))
