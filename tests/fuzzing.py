@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import copy
 import io
 import json
@@ -249,12 +248,10 @@ def _field(world: World, data: bytes) -> None:
 
 
 def _request(world: World, body: bytes) -> None:
-    from starlette.datastructures import Headers
-
     from anprompt.serve.forms import read_ask
     from anprompt.serve.settings import Settings
 
-    asyncio.run(read_ask(Headers({"content-type": "application/json"}), body, Settings()))
+    read_ask("application/json", body, Settings())
 
 
 def _shown(world: World, text: str) -> None:

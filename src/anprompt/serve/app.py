@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import hashlib
 import io
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,28 +20,30 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.types import Receive
 
 from anprompt import __version__
 from anprompt.conditions import NOISE_SEED
-from anprompt.data.images import decode_picture
 from anprompt.data.splits import clean_classnames
-from anprompt.data.views import centre_view
 from anprompt.errors import UserError
 from anprompt.methods.base import Method
 from anprompt.noise.image import GROUPS, IMAGE_NOISE, SEVERITIES, corrupt, picture_rng
 from anprompt.serve import schema
 from anprompt.serve.batching import Batcher, Closed, Full
-from anprompt.serve.engine import Engine, Scores, Task
-from anprompt.serve.forms import Ask, BadType, read_ask
-from anprompt.serve.guard import Guard, TooLarge, read_body, refusal, too_large
+from anprompt.serve.engine import Engine, Names, Scores, Task
+from anprompt.serve.forms import Ask
+from anprompt.serve.guard import Guard, Room, TooLarge, failure, read_body, refusal, too_large
 from anprompt.serve.influence import covered, influence
 from anprompt.serve.metrics import Metrics
 from anprompt.serve.page import page, page_policy
+from anprompt.serve.readers import Ended, NotStarted, Readers, Reading, Refused, TooSlow
 from anprompt.serve.settings import Settings
 
 log = logging.getLogger("anprompt")
 
-DECODERS = 2  # threads that open pictures; each may hold a few times `Settings.pixels` bytes
+THREADS = 2  # that disturb and cover views, and write answers
+CLOSE_SECONDS = 5.0  # for what is in the model when the service stops
+CLASS_SECONDS, IMAGE_SECONDS = 0.02, 0.02  # what a class name and an image cost, as the queues reckon it
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,26 @@ class Service:
     def __init__(self, method: Method, settings: Settings, classes: Sequence[str] | None = None) -> None:
         self.method, self.settings = method, settings
         self.classes = tuple(clean_classnames(classes)) if classes else method.trained_classnames
-        self.engine = Engine(method, settings.lists)
+        self.engine = Engine(method, settings.lists, pinned=self.classes)
         self.batcher: Batcher[Task, Scores] = Batcher(
             self.engine.run, queue=settings.queue, batch=settings.batch, wait=settings.wait,
             seen=lambda size: self.metrics.batches.add(size),
         )  # fmt: skip
-        self.decoders = ThreadPoolExecutor(DECODERS, "anprompt-decode")
+        self.lists: Batcher[tuple[Names, bool], bool] = Batcher(
+            self.engine.encode, queue=settings.requests, batch=1, name="anprompt-lists"
+        )
+        self.readers = Readers(settings, method.backbone.dims.image_size)
+        self.threads = ThreadPoolExecutor(THREADS, "anprompt-answers")
+        self.room = Room(max(settings.held, settings.body))
         self.running = 0
         self.metrics = Metrics(lambda: len(self.batcher), lambda: self.running)
 
-    def close(self) -> None:
-        """Finish what waits and stop the threads."""
-        self.batcher.close()
-        self.decoders.shutdown()
+    async def close(self) -> None:
+        """Finish what waits, within a few seconds, and end the threads and processes."""
+        await self.readers.close()
+        for queue in (self.lists, self.batcher):
+            await asyncio.get_running_loop().run_in_executor(self.threads, queue.close, CLOSE_SECONDS)
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     def info(self) -> dict[str, Any]:
         """What is served, and within which bounds."""
@@ -104,72 +113,103 @@ class Service:
         started = time.monotonic()
         try:
             return await self._predict(request, started + self.settings.seconds)
-        except UserError as error:
-            return refusal(400, str(error))
-        except BadType:
-            return refusal(415, "The body must be application/json or multipart/form-data.")
-        except TooLarge:
-            return too_large(self.settings)
-        except (Full, Closed):
-            return _busy()
         except asyncio.TimeoutError:
-            return refusal(
-                504, f"No answer within {self.settings.seconds:g} s; try again later.", Retry_After="1"
-            )
-        except ConnectionError:  # nobody is left to read this
-            return refusal(400, "The request was cut off.")
-        except Exception:
-            log.exception("a request failed")
-            return refusal(500, "Unexpected failure; the service's log has the details.")
+            return _late(f"No answer within {self.settings.seconds:g} s; try again later.")
+        except Exception as error:
+            return self._refused(error)
         finally:
             self.running -= 1
             self.metrics.latency.add(time.monotonic() - started)
 
+    def _refused(self, error: Exception) -> Response:
+        """The answer to a request that failed."""
+        match error:
+            case UserError():
+                return refusal(400, str(error))
+            case Refused():
+                return refusal(error.status, error.line)
+            case TooLarge():
+                return too_large(self.settings)
+            case Full() | Closed():
+                return _busy()
+            case TooSlow():
+                return _late(f"Reading the request took {error}; send fewer or smaller images.")
+            case Ended():
+                return failure(400, "The request can't be read: an image in it ends its decoder", error)
+            case NotStarted() | MemoryError():
+                return failure(503, "The service is short of memory or processes; try again later", error)
+            case ConnectionError():  # nobody is left to read this
+                return refusal(400, "The request was cut off.")
+        return failure(500, "Unexpected failure", error)
+
     async def _predict(self, request: Request, until: float) -> Response:
-        try:
-            body = await read_body(request.receive, self.settings.body, until - time.monotonic())
-        except asyncio.TimeoutError:
-            return refusal(
-                408, f"The body did not come within {self.settings.seconds:g} s.", Connection="close"
-            )
-        answer = self._answer(await read_ask(request.headers, body, self.settings))
-        return JSONResponse(await asyncio.wait_for(answer, until - time.monotonic()))
+        with self.room.part() as take:
+            try:
+                limit = self.settings.body
+                body = await read_body(request.receive, limit, until - time.monotonic(), take)
+            except asyncio.TimeoutError:
+                return refusal(
+                    408, f"The body did not come within {self.settings.seconds:g} s.", Connection="close"
+                )
+            kind, client = request.headers.get("content-type", ""), request.client.host if request.client else ""
+            answer = asyncio.ensure_future(self._answer(kind, body, client))
+            del body
+            gone = asyncio.ensure_future(_gone(request.receive))
+            try:
+                await asyncio.wait(
+                    {answer, gone}, timeout=max(until - time.monotonic(), 0), return_when=asyncio.FIRST_COMPLETED
+                )
+                if answer.done():
+                    return Response(await answer, media_type="application/json")
+                raise ConnectionError if gone.done() else asyncio.TimeoutError
+            finally:
+                answer.cancel()
+                gone.cancel()
 
-    async def _answer(self, ask: Ask) -> dict[str, Any]:
-        if ask.influence and len(ask.pictures) > 1:
-            raise UserError(f"influence is for one picture at a time, not {len(ask.pictures)}.")
+    async def _answer(self, kind: str, body: bytes, client: str) -> bytes:
+        reading = await self.readers.read(kind, body, client)
+        del body
+        ask, loop = reading.ask, asyncio.get_running_loop()
         names = self.classes if ask.classes is None else ask.classes
-        loop = asyncio.get_running_loop()
-        seen: list[Seen] = await asyncio.gather(
-            *(
-                loop.run_in_executor(self.decoders, self.look, data, number, ask)
-                for number, data in enumerate(ask.pictures, 1)
-            )
-        )
-        views = [view for one in seen for view in (one.view, *one.parts)]
         both = ask.zeroshot or ask.influence
-        futures = self.batcher.submit([Task(view, names, both) for view in views])
+        if not self.engine.known(names, both):
+            (known,) = self.lists.submit([(names, both)], cost=len(names) * CLASS_SECONDS)
+            await asyncio.wrap_future(known)
+        seen = await loop.run_in_executor(self.threads, see, reading)
+        views = [view for one in seen for view in (one.view, *one.parts)]
+        futures = self.batcher.submit([Task(view, names, both) for view in views], cost=IMAGE_SECONDS)
         scores: list[Scores] = await asyncio.gather(*map(asyncio.wrap_future, futures))
-        step = len(views) // len(seen)
-        predictions = [
-            _prediction(ask, one, scores[index * step : (index + 1) * step], names)
-            for index, one in enumerate(seen)
-        ]
-        return {"head": scores[0].head, "classes": list(names), "predictions": predictions}
-
-    def look(self, data: bytes, number: int, ask: Ask) -> Seen:
-        """Decode, cut to the model's size, disturb; in a decoder thread."""
-        size = self.method.backbone.dims.image_size
-        picture = decode_picture(data, f"picture {number}", max_pixels=self.settings.pixels)
-        view = centre_view(picture, size)
-        if ask.noise:
-            family, severity = ask.noise
-            rng = picture_rng(NOISE_SEED, hashlib.sha256(data).hexdigest(), family, severity)
-            view = corrupt(view, family, severity, rng=rng)
-        return Seen(view, tuple(covered(view)) if ask.influence else ())
+        return await loop.run_in_executor(self.threads, render, ask, seen, scores, names)
 
 
-def _prediction(ask: Ask, seen: Seen, scores: Sequence[Scores], names: tuple[str, ...]) -> dict[str, Any]:
+async def _gone(receive: Receive) -> None:
+    """Comes back when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def see(reading: Reading) -> list[Seen]:
+    """The views, disturbed and covered as was asked."""
+    seen = []
+    for view, digest in zip(reading.views, reading.digests):
+        if reading.ask.noise:
+            family, severity = reading.ask.noise
+            view = corrupt(view, family, severity, rng=picture_rng(NOISE_SEED, digest, family, severity))
+        seen.append(Seen(view, tuple(covered(view)) if reading.ask.influence else ()))
+    return seen
+
+
+def render(ask: Ask, seen: Sequence[Seen], scores: Sequence[Scores], names: Names) -> bytes:
+    """The answer as JSON."""
+    step = len(scores) // len(seen)
+    predictions = [
+        _prediction(ask, one, scores[index * step : (index + 1) * step], names) for index, one in enumerate(seen)
+    ]
+    made = {"head": scores[0].head, "classes": list(names), "predictions": predictions}
+    return json.dumps(made, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _prediction(ask: Ask, seen: Seen, scores: Sequence[Scores], names: Names) -> dict[str, Any]:
     whole, parts = scores[0], scores[1:]
     made: dict[str, Any] = {"top": _top(whole.adapter, names, ask.top)}
     if ask.zeroshot and whole.zeroshot is not None:
@@ -186,7 +226,7 @@ def _prediction(ask: Ask, seen: Seen, scores: Sequence[Scores], names: tuple[str
     return made
 
 
-def _top(logits: torch.Tensor, names: tuple[str, ...], count: int) -> list[dict[str, Any]]:
+def _top(logits: torch.Tensor, names: Names, count: int) -> list[dict[str, Any]]:
     values, labels = logits.softmax(dim=0).topk(min(count, len(names)))
     return [
         {"class": names[label], "probability": value} for value, label in zip(values.tolist(), labels.tolist())
@@ -203,6 +243,10 @@ def _busy() -> Response:
     return refusal(503, "The queue is full; try again later.", Retry_After="1")
 
 
+def _late(line: str) -> Response:
+    return refusal(504, line, Retry_After="1")
+
+
 def _last(name: str) -> str:
     """A hub id as it is; of a folder the last part, since the rest is nobody's business."""
     return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
@@ -215,8 +259,10 @@ def create_app(method: Method, settings: Settings | None = None, classes: Sequen
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.readers.start()
+        service.engine.encode([(service.classes, False)])
         yield
-        await asyncio.get_running_loop().run_in_executor(None, service.close)
+        await service.close()
 
     app = FastAPI(
         title="anprompt", version=__version__, summary="Names for pictures, from any list of classes.",

@@ -1,7 +1,8 @@
-"""Pictures and class lists in, logits out; runs in the worker thread alone."""
+"""Pictures and class lists in, logits out; class lists are encoded in one thread, pictures in another."""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,13 +52,38 @@ class Engine:
 
     Args:
         lists: most class lists to keep; they are also bounded to `kept_bytes`.
+        pinned: a list that is never forgotten, whatever others ask.
     """
 
-    def __init__(self, method: Method, lists: int = 64, kept_bytes: int = KEPT_BYTES) -> None:
-        self.method, self.backbone = method, method.backbone
+    def __init__(
+        self, method: Method, lists: int = 64, kept_bytes: int = KEPT_BYTES, pinned: Names = ()
+    ) -> None:
+        self.method, self.backbone, self.pinned = method, method.backbone, pinned
         self.lists, self.kept_bytes = lists, kept_bytes
         self.plain = build_method("zeroshot", self.backbone, ("thing",), template=method.template)
         self._ready: OrderedDict[tuple[Names, bool], Classifier] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def encode(self, lists: Sequence[tuple[Names, bool]]) -> list[bool | Exception]:
+        """Encode class lists, and for plain CLIP where the second says so, so that `run` finds them.
+
+        A new list of hundreds of names takes seconds on a large model; pictures for other lists go on meanwhile.
+        """
+        results: list[bool | Exception] = []
+        with threads_for(self.backbone), torch.no_grad():
+            for names, zeroshot in lists:
+                try:
+                    for plain in {False, zeroshot}:
+                        self.classifier(names, plain)
+                    results.append(True)
+                except Exception as error:  # told to the one who asked, and no other
+                    results.append(error)
+        return results
+
+    def known(self, names: Names, zeroshot: bool) -> bool:
+        """Whether `run` would find that list encoded."""
+        with self._lock:
+            return all((names, plain) in self._ready for plain in {False, zeroshot})
 
     def run(self, tasks: Sequence[Task]) -> list[Scores | Exception]:
         """Scores, or the `UserError` of a class list that can't be encoded, per task.
@@ -100,12 +126,18 @@ class Engine:
             UserError: a name is too long for the text encoder.
         """
         key = names, plain
-        if key not in self._ready:
-            self._ready[key] = Classifier(self.plain if plain else self.method, names)
-            while len(self._ready) > 1 and (len(self._ready) > self.lists or self._bytes() > self.kept_bytes):
-                self._ready.popitem(last=False)
-        self._ready.move_to_end(key)
-        return self._ready[key]
+        with self._lock:
+            if key in self._ready:
+                self._ready.move_to_end(key)
+                return self._ready[key]
+        made = Classifier(self.plain if plain else self.method, names)
+        with self._lock:
+            self._ready[key] = made
+            for old in [old for old in self._ready if old != key and old[0] != self.pinned]:
+                if len(self._ready) <= self.lists and self._bytes() <= self.kept_bytes:
+                    break
+                del self._ready[old]
+        return made
 
     def _bytes(self) -> int:
         return sum(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -18,11 +20,39 @@ from anprompt.noise.image import IMAGE_NOISE, SEVERITIES
 from anprompt.serve.settings import Settings
 
 TOP = 5
+UTF8 = ("utf-8", "utf8", "us-ascii")
+LONGEST_TYPE = 300  # characters of a content type
+LONGEST_BOUNDARY = 70  # RFC 2046
 FIELDS = ("pictures", "classes", "top", "noise", "zeroshot", "view", "influence")
 
 
 class BadType(Exception):
-    """A body that is neither JSON nor a form."""
+    """A body that is neither JSON nor a form, in UTF-8; the text says what it must be."""
+
+
+class _InMemory(MultiPartParser):
+    """The body is in memory already: no file of a form goes to the disk, which may be full."""
+
+    spool_max_size = 2**62
+
+    def on_headers_finished(self) -> None:
+        """Refuse the encodings that nobody needs and that would otherwise be passed over."""
+        named = {key.decode("latin-1"): value.decode("latin-1") for key, value in self._current_part.item_headers}
+        charset = _type_options(named.get("content-type", "")).get("charset", "utf-8")
+        if charset.lower() not in UTF8:
+            raise MultiPartException(f"a field is in {_short(charset)}; send UTF-8")
+        if named.get("content-transfer-encoding", "8bit").strip().lower() not in ("7bit", "8bit", "binary"):
+            raise MultiPartException("a field has a transfer encoding; send it as it is")
+        super().on_headers_finished()
+
+    def on_part_end(self) -> None:
+        """Text that is not UTF-8 would be taken for Latin-1, and for other words."""
+        if self._current_part.file is None:
+            try:
+                self._current_part.data.decode("utf-8")
+            except UnicodeDecodeError:
+                raise MultiPartException("a field is not UTF-8") from None
+        super().on_part_end()
 
 
 @dataclass(frozen=True)
@@ -48,35 +78,46 @@ class Ask:
     influence: bool = False
 
 
-async def read_ask(headers: Headers, body: bytes, settings: Settings) -> Ask:
+def read_ask(content_type: str, body: bytes, settings: Settings) -> Ask:
     """The request in a body.
 
     Raises:
         UserError: what is wrong with it, in one line.
-        BadType: another content type.
+        BadType: another content type, or another encoding than UTF-8.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        values = _json(body)
-    elif kind == "multipart/form-data":
-        values = await _form(headers, body, settings)
-    else:
-        raise BadType
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise BadType("The body must be application/json or multipart/form-data.")
+    options = _type_options(content_type)
+    if options.get("charset", "utf-8").lower() not in UTF8:
+        raise BadType(f"The body must be UTF-8, not {_short(options['charset'])}.")
+    values = _json(body) if kind == "application/json" else _form(options, body, settings)
     for key in values:
         if key not in FIELDS:
             raise choices("field", key[:80], FIELDS)
-    return Ask(
+    ask = Ask(
         _pictures(values.get("pictures"), settings),
         _classes(values.get("classes"), settings),
         _whole(values.get("top", TOP)),
         _noise(values.get("noise")),
         *(_flag(values, key) for key in ("zeroshot", "view", "influence")),
     )
+    if ask.influence and len(ask.pictures) > 1:
+        raise UserError(f"influence is for one picture at a time, not {len(ask.pictures)}.")
+    return ask
+
+
+def _type_options(content_type: str) -> dict[str, str]:
+    """What stands behind the content type: charset, boundary."""
+    if len(content_type) > LONGEST_TYPE:
+        raise UserError(f"The content type has more than {LONGEST_TYPE} characters.")
+    found = parse_options_header(content_type.encode("latin-1", "replace"))[1]
+    return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in found.items()}
 
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(body)
+        values = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise UserError(f"The body is not JSON ({reason}).") from None
@@ -86,6 +127,20 @@ def _json(body: bytes) -> dict[str, Any]:
     if isinstance(pictures, list):
         values["pictures"] = [_decoded(text, number) for number, text in enumerate(pictures, 1)]
     return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose fields each stand once: of two values nobody could say which is meant."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise UserError(f"The field {_short(twice)} came twice.")
+    return made
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _decoded(text: Any, number: int) -> bytes:
@@ -98,13 +153,23 @@ def _decoded(text: Any, number: int) -> bytes:
         raise UserError(f"picture {number}: is not base64 text; encode the whole file.") from None
 
 
-async def _form(headers: Headers, body: bytes, settings: Settings) -> dict[str, Any]:
+def _form(options: Mapping[str, str], body: bytes, settings: Settings) -> dict[str, Any]:
+    if not 0 < len(options.get("boundary", "")) <= LONGEST_BOUNDARY:
+        raise UserError(
+            f"The form can't be read (its content type needs a boundary of 1 to {LONGEST_BOUNDARY} characters)."
+        )
+    return asyncio.run(_form_values(options["boundary"], body, settings))
+
+
+async def _form_values(boundary: str, body: bytes, settings: Settings) -> dict[str, Any]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
         yield b""
 
-    parser = MultiPartParser(
-        headers, stream(), max_files=settings.pictures + 1, max_fields=settings.classes + len(FIELDS) + 1,
+    quoted = boundary.replace("\\", "\\\\").replace('"', '\\"')
+    parser = _InMemory(
+        Headers({"content-type": f'multipart/form-data; boundary="{quoted}"'}), stream(),
+        max_files=settings.pictures + 1, max_fields=settings.classes + len(FIELDS) + 1,
         max_part_size=settings.classes * 1200,
     )  # fmt: skip
     try:
