@@ -6,6 +6,7 @@ whose size it has not checked.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -23,6 +24,11 @@ from anprompt.files import BAD_TENSORS, check_header, first_line
 
 _LARGEST_SETTING = 100_000
 _SPARE_ELEMENTS = 1 << 20  # what building a method may ask for beside the tensors it stores
+LARGEST_VALUE = 1e8  # of a prompt's numbers; training starts near 0.02, and squares must stay far inside fp32
+_LARGEST_FLOAT = 1e6  # of a setting
+_SCALES = 0.01, 1e4  # of logits per unit of similarity; CLIP's is 100
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0  # where `anprompt.calibrate` looks for one
+_SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 _STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # A hub id, or a model of open_clip by its tag: nothing that could be a path into the adapter's own folder.
 _PLAIN_ID = re.compile(r"(open-clip:hf-hub:)?[\w.-]+(/[\w.-]+)?|open-clip:[\w.-]+/[\w-]+")
@@ -85,6 +91,10 @@ def _check_names(path: Path, classnames: list, descriptions: dict) -> None:
 def check_sizes(folder: Path, settings: Mapping[str, Any], elements: int) -> None:
     """No width in a sound config exceeds the number of stored values."""
     for key, value in settings.items():
+        scale = key == "logit_scale" and value
+        least, most = _SCALES if scale else (-_LARGEST_FLOAT, _LARGEST_FLOAT)
+        if isinstance(value, (int, float) if scale else float) and not least <= value <= most:
+            raise UserError(f"Adapter {str(folder)!r}: the setting {key} = {value!r} is no number that trains anything.")
         if isinstance(value, int) and abs(value) > max(elements, _LARGEST_SETTING):
             raise UserError(f"Adapter {str(folder)!r}: the setting {key} = {value} does not fit its tensors.")
 
@@ -155,9 +165,58 @@ def check_values(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     for key, value in tensors.items():
         if value.dtype not in _STORED_TYPES:
             raise UserError(f"{str(path)!r}: tensor {key!r} is of type {value.dtype}, not floating point.")
-        found[key] = value.float()
-        if not torch.isfinite(found[key]).all():
-            raise UserError(
-                f"{str(path)!r}: tensor {key!r} holds NaN or Inf; use an earlier adapter or train again."
-            )
+        found[key] = check_numbers(path, key, value.float())
     return found
+
+
+def check_numbers(path: Path, key: str, value: Tensor) -> Tensor:
+    """The tensor itself, in fp32: finite, and of a size that trained prompts have.
+
+    Raises:
+        UserError: NaN, Inf, numbers so large that answers overflow, or nothing but numbers so small that
+            processors may or may not take them for 0.
+    """
+    if not torch.isfinite(value).all():
+        raise UserError(
+            f"{str(path)!r}: tensor {key!r} holds NaN or Inf; use an earlier adapter or train again."
+        )
+    largest = float(value.abs().max()) if value.numel() else 0.0
+    if largest > LARGEST_VALUE or 0 < largest < _SMALLEST_NORMAL:
+        raise UserError(
+            f"{str(path)!r}: tensor {key!r} holds numbers up to {largest:.1e}, which no prompt has; use an earlier "
+            "adapter, or train again with a lower learning rate."
+        )
+    return value
+
+
+# --- the record -----------------------------------------------------------------------------------
+def check_calibration(value: Any, where: str) -> None:
+    """What `anprompt.calibrate` keeps in an adapter's record, or None.
+
+    Raises:
+        UserError: something else stands there, or numbers that no calibration gives.
+    """
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: its calibration is not of this form; run 'anprompt calibrate' again.")
+    slack = 1 + 1e-9  # the bounds went through log and exp
+    low, high = LEAST_TEMPERATURE / slack, MOST_TEMPERATURE * slack
+    ranges = {"temperature": (low, high), "threshold": (0.0, 1.0), "accept": (1e-9, 1.0), "pictures": (0, 2**53)}
+    for key, (least, most) in ranges.items():
+        number: Any = value.get(key)
+        if number is None and (key != "temperature" or key not in value):
+            continue
+        if not _is_number(number) or not least <= number <= most:
+            raise UserError(
+                f"{where}: the {key} {number!r} of its calibration is no number from {least:.3g} to {most:.3g}; run "
+                "'anprompt calibrate' again."
+            )
+    for key in ("nll", "ece"):
+        pair = value.get(key, (0.0, 0.0))
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(_is_number(n) and n >= 0 for n in pair):
+            raise UserError(f"{where}: its calibration is not of this form; run 'anprompt calibrate' again.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -25,6 +25,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from anprompt.adapter_checks import LEAST_TEMPERATURE, MOST_TEMPERATURE, check_calibration
 from anprompt.checkpoint import read_config, write_record
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
@@ -35,7 +36,7 @@ from anprompt.tuning import make_views, part_items
 
 NONE = "none of these"
 KEY = "calibration"  # in an adapter's record
-LEAST, MOST = 0.05, 20.0  # bounds of the temperature: pictures that are all right would drive it to 0
+LEAST, MOST = LEAST_TEMPERATURE, MOST_TEMPERATURE  # pictures that are all right would drive it to 0
 _BATCH = 100
 
 
@@ -196,13 +197,7 @@ def from_record(value: Any, where: str) -> Calibration | None:
     fields = {entry.name for entry in dataclasses.fields(Calibration)}
     if not isinstance(value, Mapping) or not set(value) <= fields:
         raise UserError(f"{where}: its calibration is not of this form; run 'anprompt calibrate' again.")
-    temperature, threshold = value.get("temperature", 1.0), value.get("threshold")
-    for number, most in ((temperature, MOST), (threshold, 1.0)):
-        sound = isinstance(number, (int, float)) and not isinstance(number, bool) and 0 <= number <= most
-        if number is not None and not sound:
-            raise UserError(f"{where}: its calibration holds {number!r}; run 'anprompt calibrate' again.")
-    if not temperature:
-        raise UserError(f"{where}: its temperature is {temperature!r}; run 'anprompt calibrate' again.")
+    check_calibration(value, where)
     kept: dict[str, Any] = {
         key: tuple(content) if isinstance(content, list) else content for key, content in value.items()
     }

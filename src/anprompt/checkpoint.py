@@ -25,7 +25,9 @@ import torch
 from anprompt import __version__
 from anprompt.adapter_checks import (
     Bounded,
+    check_calibration,
     check_fields,
+    check_numbers,
     check_shapes,
     check_sizes,
     check_values,
@@ -46,7 +48,7 @@ from anprompt.files import (
     write_tensors,
     write_text,
 )
-from anprompt.methods import build_method, methods, preset_names
+from anprompt.methods import build_method, methods, preset, preset_names
 from anprompt.methods.base import Method
 from anprompt.train import TrainConfig
 
@@ -78,6 +80,9 @@ def save_adapter(
     """
     folder = Path(folder)
     config = adapter_config(method, train, record)
+    tensors = method.state_dict()
+    for key, value in tensors.items():  # what `load_adapter` would refuse is not written
+        check_numbers(folder / TENSORS, key, value.float())
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,6 @@ def save_adapter(
         for stale in folder.glob(".writing.*"):  # left by a kill
             shutil.rmtree(stale, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder))
-        tensors = method.state_dict()
         atomic_write(temporary / TENSORS, lambda path: write_tensors(path, tensors, {"format": "pt"}))
         config["tensors_sha256"] = file_hash(temporary / TENSORS)
         write_json(temporary / CONFIG, config)
@@ -276,14 +280,9 @@ def load_adapter(
 
 def _temperature(folder: Path, config: Mapping[str, Any]) -> float:
     """What `anprompt.calibrate` recorded; 1 where it recorded nothing."""
-    record = config.get("record")
-    kept = record.get("calibration") if isinstance(record, dict) else None
-    value = kept.get("temperature", 1.0) if isinstance(kept, dict) else 1.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise UserError(
-            f"Adapter {str(folder)!r}: the temperature {value!r} is no number above 0; run 'anprompt calibrate'."
-        )
-    return float(value)
+    kept = config.get("record", {}).get("calibration")
+    check_calibration(kept, f"Adapter {str(folder)!r}")
+    return float(kept.get("temperature", 1.0)) if kept else 1.0
 
 
 def _recorded_backbone(folder: Path, name: str, device: str | torch.device, dtype: str) -> Backbone:
@@ -318,6 +317,11 @@ def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone, elements
     name = config["preset"] if config["preset"] in preset_names() else config["method"]
     if config["method"] not in methods():
         raise choices(f"method of adapter {str(folder)!r}:", config["method"], sorted(methods()))
+    if preset(name).method != config["method"]:
+        raise UserError(
+            f"Adapter {str(folder)!r}: its preset {config['preset']!r} is of the method {preset(name).method!r}, but its "
+            f"method says {config['method']!r}; it was changed or damaged. Copy it again."
+        )
     try:
         with Bounded(elements):
             method = build_method(

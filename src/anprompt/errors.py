@@ -12,6 +12,10 @@ class UserError(ValueError):
     """Input a person can mend. The command line prints it as one line and exits with code 2."""
 
 
+class NotFinite(UserError):
+    """Answers that are NaN or Inf: the model is broken, or its precision too small; never the request's fault."""
+
+
 def choices(kind: str, value: object, available: Iterable[object]) -> UserError:
     """`Unknown method 'mapel'. Did you mean 'maple'? Available: ...` as an error to raise.
 

@@ -30,7 +30,7 @@ from anprompt import __version__
 from anprompt.data.views import centre_view
 from anprompt.errors import UserError
 from anprompt.files import atomic_write, first_line, package_versions, write_json
-from anprompt.methods.base import Classifier, Method
+from anprompt.methods.base import Classifier, Method, finite
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = ("logits", "probabilities", "features")
@@ -139,7 +139,7 @@ def export_onnx(
 def text_matrix(method: Method, classnames: Sequence[str]) -> np.ndarray:
     """Unit text features of a class list, [C, E] fp32: `logit_scale * features @ text_matrix.T` are logits."""
     _check_method(method)
-    return Classifier(method, classnames).text["text"].detach().float().cpu().numpy()
+    return finite(Classifier(method, classnames).text["text"].detach().float().cpu(), method).numpy()
 
 
 # --- what can't be exported -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone
-from anprompt.errors import UserError, choices
+from anprompt.errors import NotFinite, UserError, choices
 from anprompt.prompting import ClassBank, Vision, class_bank, see
 
 Head = Literal["trained", "unseen"]
@@ -169,6 +169,22 @@ def frozen_alone(method: Method, pixels: Tensor) -> Vision:
     return Vision(seen.trunk.new_zeros(seen.trunk.shape[0], 0), seen.frozen)
 
 
+def finite(values: Tensor, method: Method) -> Tensor:
+    """The values themselves, logits or features of a method.
+
+    Raises:
+        NotFinite: NaN or Inf among them, which would turn into an answer without a word.
+    """
+    if not bool(torch.isfinite(values).all()):
+        kept = str(method.backbone.dtype).removeprefix("torch.")
+        remedy = "train again, or use another adapter" if kept == "float32" else "use --precision fp32"
+        raise NotFinite(
+            f"The answers of {method.preset or method.name!r} on {method.backbone.id!r} ({kept}) are not finite numbers; "
+            f"its tensors, its temperature or the backbone's weights can't be right: {remedy}."
+        )
+    return values
+
+
 class Classifier:
     """A method at one moment with one class list: text features are computed once, at construction.
 
@@ -198,4 +214,5 @@ class Classifier:
         """[B, 3, H, W] normalised pixels -> scaled logits [B, C] in fp32."""
         method = self.method
         pixels = pixels.to(method.backbone.device, method.backbone.dtype)
-        return method.logits(method.look(pixels), self.text, self.head).float() / self.temperature
+        logits = method.logits(method.look(pixels), self.text, self.head).float() / self.temperature
+        return finite(logits, method)

@@ -26,7 +26,7 @@ from anprompt.errors import UserError
 from anprompt.evaluate import metrics
 from anprompt.files import read_json, write_text
 from anprompt.methods import Classifier, Method
-from anprompt.methods.base import frozen_alone, trunk_alone
+from anprompt.methods.base import finite, frozen_alone, trunk_alone
 from anprompt.prompting import Vision
 from anprompt.protocols.lab import Lab, Part
 from anprompt.protocols.pictures import Pictures
@@ -144,7 +144,7 @@ class Measurement:
 
     def _logits(self, classifier: Classifier, seen: Vision) -> Tensor:
         with torch.no_grad(), autocast(self.method.backbone.device, self.spec.precision):
-            return self.method.logits(seen, classifier.text, classifier.head).float().cpu()
+            return finite(self.method.logits(seen, classifier.text, classifier.head).float().cpu(), self.method)
 
     def _entry(self, logits: Tensor, classifier: Classifier, views: Views | Pictures) -> Entry:
         entry = metrics_entry(

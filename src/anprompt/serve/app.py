@@ -25,7 +25,7 @@ from starlette.types import Receive
 from anprompt import __version__
 from anprompt.conditions import NOISE_SEED
 from anprompt.data.splits import clean_classnames
-from anprompt.errors import UserError
+from anprompt.errors import NotFinite, UserError
 from anprompt.methods.base import Method
 from anprompt.noise.image import GROUPS, IMAGE_NOISE, SEVERITIES, corrupt, picture_rng
 from anprompt.serve import schema
@@ -124,6 +124,8 @@ class Service:
     def _refused(self, error: Exception) -> Response:
         """The answer to a request that failed."""
         match error:
+            case NotFinite():
+                return failure(500, str(error).rstrip("."), error)
             case UserError():
                 return refusal(400, str(error))
             case Refused():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anprompt.errors import UserError
 from anprompt.methods import build_method
-from anprompt.methods.base import Classifier, Head, Method
+from anprompt.methods.base import Classifier, Head, Method, finite
 from anprompt.predict import pixels_of
 from anprompt.prompting import Vision
 from anprompt.train import threads_for
@@ -111,10 +111,11 @@ class Engine:
         try:
             ready = self.classifier(names)
             adapter = self.method.logits(vision, ready.text, ready.head).float().cpu() / ready.temperature
+            finite(adapter, self.method)
             plain: Tensor | None = None
             if zeroshot:
                 text = self.classifier(names, plain=True).text
-                plain = self.plain.logits(vision, text).float().cpu()
+                plain = finite(self.plain.logits(vision, text).float().cpu(), self.plain)
         except UserError as error:
             return [error] * count
         return [Scores(a, plain[i] if plain is not None else None, ready.head) for i, a in enumerate(adapter)]
