@@ -19,8 +19,8 @@ import anprompt
 from anprompt.calibrate import ece, nll
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset
+from anprompt.loaders import make_views
 from anprompt.methods import Classifier
-from anprompt.tuning import make_views
 
 SCORES = {
     "largest probability": lambda z, scale: z.softmax(dim=1).max(dim=1).values,

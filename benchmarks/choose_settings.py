@@ -25,8 +25,9 @@ from anprompt.data.embedded import EMBEDDED_SETS, embedded_dataset
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
-from anprompt.evaluate import evaluate, harmonic_mean
+from anprompt.evaluate import evaluate
 from anprompt.methods import Classifier, build_method, preset
+from anprompt.stats import harmonic_mean
 from anprompt.train import TrainConfig, fit
 
 

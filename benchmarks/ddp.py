@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from anprompt.backbones import load_backbone
-from anprompt.distributed import Team, join, leave
 from anprompt.files import read_tensors, write_tensors
 from anprompt.methods import build_method
+from anprompt.process_group import Team, join, leave
 from anprompt.train import TrainConfig, fit
 from reference import class_names
 

@@ -28,13 +28,15 @@ import torch
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.linear import quicken, restore
+from anprompt.compute import threads_for
 from anprompt.data.bank import DiskBank, MemoryBank, ViewBank
 from anprompt.data.embedded import EMBEDDED_SETS, embedded_dataset, embedded_model_folder
 from anprompt.files import write_json
+from anprompt.loaders import make_views
 from anprompt.machine import hardware
 from anprompt.methods import build_method
-from anprompt.train import Run, epoch_order, fit, fit_many, make_optimizer, threads_for
-from anprompt.tuning import Job, make_views, plan
+from anprompt.train import Run, epoch_order, fit, fit_many, make_optimizer
+from anprompt.tuning import Job, plan
 from reference import field_bank, random_vit_b16, see_apart, vit_b16
 
 SECTIONS = ("epoch", "bank", "many", "estimate")

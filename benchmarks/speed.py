@@ -29,11 +29,11 @@ from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.linear import quicken, restore
+from anprompt.compute import autocast
 from anprompt.files import write_json, write_text
 from anprompt.machine import hardware, peak_memory_mb, reset_peak_memory
 from anprompt.methods import build_method
 from anprompt.methods.base import Classifier, Method
-from anprompt.train import autocast
 from operations import step_operations
 from plot import svg
 from reference import class_names, field_bank, random_vit_b16, see_apart

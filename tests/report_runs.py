@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from anprompt.evaluate import harmonic_mean
 from anprompt.results import FORMAT, spec_hash
+from anprompt.stats import harmonic_mean
 
 METHODS = ("zeroshot", "coop", "maple", "anprompt")
 FAMILIES = ("gaussian_noise", "motion_blur", "fog")

@@ -25,9 +25,8 @@ from anprompt.calibrate import (
     fit_temperature,
     from_record,
     nll,
-    of_adapter,
-    save_calibration,
 )
+from anprompt.calibration_record import of_adapter, save_calibration
 from anprompt.cli import main
 from anprompt.data.sources import open_dataset
 from anprompt.errors import UserError

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from anprompt.cli import main
-from anprompt.evaluate import harmonic_mean
 from anprompt.ledger import FIGURES, from_records, ledgers, problems
 from anprompt.methods import methods, tomllib
+from anprompt.stats import harmonic_mean
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = [

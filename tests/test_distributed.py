@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
-from anprompt.distributed import LostProcess, Team, join, leave, split_batches
+from anprompt.distributed import split_batches
 from anprompt.errors import UserError
 from anprompt.evaluate import evaluate
 from anprompt.files import read_tensors, write_tensors
 from anprompt.methods import Classifier, Method, build_method, methods
+from anprompt.process_group import LostProcess, Team, join, leave
 from anprompt.train import NonFiniteLoss, TrainConfig, TrainLog, fit
 from tests.fake_views import FakeViews
 

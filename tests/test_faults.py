@@ -28,11 +28,12 @@ from anprompt.data.sources import open_dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import evaluate
 from anprompt.files import atomic_write, read_tensors, write_json, write_tensors
+from anprompt.loaders import make_views
 from anprompt.memory import LEAST_SAVED, LessMemory, in_halves, is_out_of_memory
 from anprompt.methods import Classifier, build_method
 from anprompt.results import finished, read_records, record_path, save_record
 from anprompt.sharing import saved_bytes
-from anprompt.tuning import make_views, plan
+from anprompt.tuning import plan
 from anprompt.tuning import run as tune
 
 Out = pytest.CaptureFixture[str]

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 import anprompt.methods
 from anprompt.backbones import Backbone, load_backbone
+from anprompt.compute import autocast
 from anprompt.files import read_tensors, write_tensors
 from anprompt.methods import Classifier, Method, build_method, method_class, methods
 from anprompt.prompting import ENGINES
-from anprompt.train import TrainConfig, autocast, make_optimizer
+from anprompt.train import TrainConfig, make_optimizer
 from tests.shared import shared
 
 NAMES = ["cat", "golden_retriever", "Boeing 737-800", "aurora"]

@@ -18,6 +18,7 @@ from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from anprompt.estimate import Pace, estimate, looks, seconds
 from anprompt.evaluate import evaluate
+from anprompt.loaders import make_views
 from anprompt.methods import Classifier, build_method
 from anprompt.noise.text import PHRASINGS
 from anprompt.protocols import PROTOCOLS, Event, Lab, Part, RunSpec
@@ -27,7 +28,6 @@ from anprompt.results import labels, predicted, save_record
 from anprompt.sweep import run_all
 from anprompt.tables import sheets
 from anprompt.templates import IMAGENET_TEMPLATES
-from anprompt.tuning import make_views
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
 QUICKLY = (("batch_size", 4), ("epochs", 1), ("lr", 0.01))

@@ -50,7 +50,7 @@ def test_fit_under_torchrun_writes_the_adapter_once(
 THREADS = """
 import contextlib, os, sys, time
 from pathlib import Path
-from anprompt import distributed
+from anprompt import process_group
 from anprompt.cli import main
 
 def threads():
@@ -60,7 +60,7 @@ def threads():
             found += "gloo" in task.joinpath("comm").read_text()
     return found
 
-def leave(leave=distributed.leave):
+def leave(leave=process_group.leave):
     before = threads()
     leave()
     end = time.monotonic() + 10  # a joined thread is listed for a moment more
@@ -68,7 +68,7 @@ def leave(leave=distributed.leave):
         time.sleep(0.01)
     Path(os.environ["FOUND"], os.environ["RANK"]).write_text(f"{before} {threads()}")
 
-distributed.leave = leave
+process_group.leave = leave
 sys.exit(main())
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from anprompt._version import __version__
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from anprompt.methods import build_method
     from anprompt.predict import PromptClassifier, load
 
-__version__ = "0.1.0"
 __all__ = [
     "PromptClassifier",
     "UserError",

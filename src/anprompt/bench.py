@@ -7,12 +7,14 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from anprompt.commands.engine_options import add_engine_options, engine_of
 from anprompt.commands.fit import check_out
 from anprompt.commands.parser import add_bank, one_of, setting, shots, whole
 from anprompt.commands.terminal import console, print_json, say
+from anprompt.compute import PRECISIONS
 from anprompt.conditions import QUICK, all_conditions, described
 from anprompt.data.catalog import BENCHMARKS, IMAGENET_VARIANTS
-from anprompt.engines import add_engine_options, check_engine, execute
+from anprompt.engines import execute
 from anprompt.errors import UserError, choices
 from anprompt.estimate import Estimate, estimate
 from anprompt.live import LiveSweep
@@ -21,7 +23,6 @@ from anprompt.results import Record, record_name
 from anprompt.store import Place, check, place_of, shown
 from anprompt.sweep import is_untrained, plan
 from anprompt.tables import Line, Sheet, sheets, to_terminal, write_sheets
-from anprompt.train import PRECISIONS
 from anprompt.tuning import split_settings
 from anprompt.workers import default_jobs
 
@@ -89,13 +90,13 @@ def run(args: argparse.Namespace) -> int:
     """Run what is not there yet, print the tables, write them beside the records."""
     specs = specifications(args)
     runs = place_of(args.runs)
-    check_engine(args)
+    engine = engine_of(args)
     if args.dry_run:
         jobs = args.jobs or default_jobs(args.backbone, args.device)
         return dry_run(specs, runs, Lab(args.device), jobs, plain=args.json)
     check(runs) if isinstance(runs, str) else check_out(runs)
     with LiveSweep(specs, console(stderr=args.json), title=args.protocol) as live:
-        records = execute(args, specs, runs, live)
+        records = execute(engine, specs, runs, live)
     if args.json:
         print_json(as_json(records, runs))
     else:

@@ -17,7 +17,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,12 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from anprompt.adapter_checks import LEAST_TEMPERATURE, MOST_TEMPERATURE, check_calibration
-from anprompt.checkpoint import read_config, write_record
+from anprompt.compute import threads_for
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import calibration_error
+from anprompt.loaders import make_views, part_items
 from anprompt.methods.base import Classifier, Method
-from anprompt.train import threads_for
-from anprompt.tuning import make_views, part_items
 
 NONE = "none of these"
 KEY = "calibration"  # in an adapter's record
@@ -202,19 +200,3 @@ def from_record(value: Any, where: str) -> Calibration | None:
         key: tuple(content) if isinstance(content, list) else content for key, content in value.items()
     }
     return Calibration(**kept)
-
-
-def of_adapter(folder: str | Path) -> Calibration | None:
-    """The calibration that an adapter folder holds."""
-    return from_record(record_of(folder).get(KEY), f"Adapter {str(folder)!r}")
-
-
-def record_of(folder: str | Path) -> Mapping[str, Any]:
-    """The record of an adapter; empty where there is none."""
-    record = read_config(folder).get("record")
-    return record if isinstance(record, Mapping) else {}
-
-
-def save_calibration(folder: str | Path, found: Calibration) -> None:
-    """Put a calibration into the record of an adapter, in place of an earlier one."""
-    write_record(folder, {**record_of(folder), KEY: found.to_dict()})

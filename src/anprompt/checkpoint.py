@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from anprompt import __version__
+from anprompt._version import __version__
 from anprompt.adapter_checks import (
     Bounded,
     check_calibration,
@@ -49,8 +49,7 @@ from anprompt.files import (
     write_text,
 )
 from anprompt.methods import build_method, methods, preset, preset_names
-from anprompt.methods.base import Method
-from anprompt.train import TrainConfig
+from anprompt.methods.base import Method, MethodConfig
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "adapter.safetensors", "README.md"
@@ -63,7 +62,7 @@ def save_adapter(
     folder: str | Path,
     method: Method,
     *,
-    train: TrainConfig | None = None,
+    train: MethodConfig | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the adapter of a method, replacing one that is there.
@@ -139,7 +138,7 @@ def holds_adapter(folder: str | Path) -> bool:
 
 
 def adapter_config(
-    method: Method, train: TrainConfig | None = None, record: Mapping[str, Any] | None = None
+    method: Method, train: MethodConfig | None = None, record: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What config.json holds. No times or paths of this run: equal runs give equal files."""
     backbone = method.backbone

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
-from anprompt import __version__
+from anprompt._version import __version__
 from anprompt.commands.examples import epilog
 from anprompt.commands.parser import Examples, Parser, add_common
 from anprompt.commands.terminal import error_line, quiet_libraries, set_up

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from anprompt.compute import threads_for
 from anprompt.conditions import Condition, Words, worded
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import evaluate
 from anprompt.forecast import step_times
+from anprompt.loaders import make_views
 from anprompt.machine import peak_memory_mb, reset_peak_memory
 from anprompt.methods import Method, build_method, preset
 from anprompt.protocols import Lab, RunSpec
 from anprompt.protocols.measuring import MOST_CLASSES
 from anprompt.results import Record, finished, read_records
 from anprompt.sweep import is_untrained
-from anprompt.train import Run, TrainConfig, epoch_order, threads_for
-from anprompt.tuning import make_views
+from anprompt.train import Run, TrainConfig, epoch_order
 
 STEPS, PICTURES, SECONDS = 3, 40, 0.5  # of a measurement: at least so many steps, and for so long
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from anprompt.distributed import Team
+from anprompt.compute import autocast
 from anprompt.memory import in_halves
 from anprompt.methods.base import Classifier
-from anprompt.train import autocast
+from anprompt.process_group import Team
 
 
 class EvalViews(Protocol):
@@ -123,8 +123,3 @@ def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> flo
     gaps = torch.zeros(bins, dtype=torch.float64)
     gaps.index_add_(0, bin_of, right.double() - confidences.double())
     return float(gaps.abs().sum() / max(len(confidences), 1))
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """`2 base new / (base + new)`, 0 where both are 0: the field's H."""
-    return 2 * base * new / (base + new) if base + new else 0.0

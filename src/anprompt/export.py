@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anprompt import __version__
+from anprompt._version import __version__
 from anprompt.data.views import centre_view
 from anprompt.errors import UserError
 from anprompt.files import atomic_write, first_line, package_versions, write_json

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
+from anprompt.compute import threads_for
 from anprompt.data.bank import ViewBank
 from anprompt.data.views import Views
 from anprompt.evaluate import evaluate
+from anprompt.loaders import make_views
 from anprompt.machine import peak_memory_mb
 from anprompt.methods import Classifier, build_method
-from anprompt.train import Run, TrainConfig, epoch_order, threads_for
-from anprompt.tuning import Job, make_views
+from anprompt.train import Run, TrainConfig, epoch_order
+from anprompt.tuning import Job
 
 Clock = Callable[[], float]
 MEASURE_S = 4.0  # of steps, after the first two

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from anprompt.evaluate import harmonic_mean
 from anprompt.protocols import Event, RunSpec
 from anprompt.results import Record
+from anprompt.stats import harmonic_mean
 from anprompt.tables import shown_name
 
 SHOWN = 24

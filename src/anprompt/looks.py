@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from anprompt.compute import autocast
 from anprompt.data.bank import Rows, ViewBank
 from anprompt.methods.base import Method
 from anprompt.prompting import Vision
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainViews(Protocol):
@@ -25,12 +23,6 @@ class TrainViews(Protocol):
     def __len__(self) -> int: ...
 
     def train_batch(self, indices: Any, epoch: int) -> Tensor: ...
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Autocast for "bf16"/"fp16", nothing for "fp32"."""
-    dtype = PRECISIONS[precision]
-    return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
 
 class Looks:

@@ -20,8 +20,10 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
-from anprompt.calibrate import KEY, NONE, Calibration, calibrate, check_accept, from_record, record_of
+from anprompt.calibrate import KEY, NONE, Calibration, calibrate, check_accept, from_record
+from anprompt.calibration_record import record_of
 from anprompt.checkpoint import load_adapter, save_adapter
+from anprompt.compute import threads_for
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import clean_classnames, subset_classes
 from anprompt.data.types import Dataset
@@ -29,7 +31,6 @@ from anprompt.data.views import centre_view
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import Classifier, Method
 from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, plain, targets
-from anprompt.train import threads_for
 from anprompt.tuning import plan, run, score
 
 __all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load", "pixels_of"]

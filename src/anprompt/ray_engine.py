@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anprompt import __version__
+from anprompt._version import __version__
 from anprompt.errors import UserError
 from anprompt.machine import hardware
 from anprompt.protocols import Event, Lab, Observer, RunSpec, silent

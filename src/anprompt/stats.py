@@ -270,3 +270,8 @@ def average_ranks(scores: Mapping[str, Mapping[str, float]]) -> Ranks:
         level = bool((values == values[0]).all())  # the statistic is 0/0 there
         p = 1.0 if level else float(stats.friedmanchisquare(*values).pvalue)
     return Ranks(dict(zip(methods, map(float, ranks))), len(shared), p)
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """`2 base new / (base + new)`, 0 where both are 0: the field's H."""
+    return 2 * base * new / (base + new) if base + new else 0.0

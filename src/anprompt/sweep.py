@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anprompt.compute import threads_for
 from anprompt.errors import UserError
 from anprompt.machine import reset_peak_memory
 from anprompt.methods import preset
 from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, Pairs, RunSpec, silent
 from anprompt.results import Record, dataset_hash, finished, record_name, save_record, spec_hash
 from anprompt.store import scratch
-from anprompt.train import threads_for
 
 log = logging.getLogger("anprompt")
 

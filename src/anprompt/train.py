@@ -6,7 +6,6 @@ an epoch boundary goes on exactly as if nothing had happened.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -19,17 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anprompt.backbones.base import Backbone
+from anprompt.compute import PRECISIONS, autocast, threads_for
 from anprompt.data.bank import MemoryBank, ViewBank
-from anprompt.distributed import Team, load_state_of_first, split_batches
+from anprompt.distributed import load_state_of_first, split_batches
 from anprompt.errors import UserError, choices
-from anprompt.looks import PRECISIONS, Looks, TrainViews, autocast
+from anprompt.looks import Looks, TrainViews
 from anprompt.memory import LessMemory
 from anprompt.methods.base import Method, MethodConfig, itself
+from anprompt.process_group import Team
 from anprompt.train_state import NonFiniteLoss, TrainLog, Watch, load_state, run_key, save_state
 
 __all__ = [
-    "PRECISIONS", "NonFiniteLoss", "Run", "TrainConfig", "TrainLog", "TrainViews", "autocast", "epoch_order",
+    "PRECISIONS", "NonFiniteLoss", "Run", "TrainConfig", "TrainLog", "TrainViews", "epoch_order",
     "fit", "fit_many", "make_optimizer", "run_key", "threads_for",
 ]  # fmt: skip
 
@@ -40,7 +40,6 @@ TRUNK_PRECISIONS = ("full", "bf16")
 FUSED = ("cpu", "cuda")
 CHECK_EVERY = 50  # steps between two looks for NaN and Inf
 _LATER = ("views", "view_seed", "trunk_precision")  # left out of `to_dict` at their defaults: see there
-SMALL_WIDTH = 384  # vision width below which a second thread gains nothing
 
 
 @dataclass(frozen=True)
@@ -133,22 +132,6 @@ def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.Optimizer
         return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=config.weight_decay)
     fused = all(p.device.type in FUSED and p.dtype == torch.float32 for p in parameters)
     return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
-
-
-@contextlib.contextmanager
-def threads_for(backbone: Backbone) -> Iterator[None]:
-    """One thread for a small model on the CPU, as many as torch likes for a large one.
-
-    Layers this narrow gain nothing from a second thread, and waiting for it on a busy machine makes a
-    step tens of times slower.
-    """
-    before = torch.get_num_threads()
-    if backbone.device.type == "cpu" and backbone.dims.vision_width < SMALL_WIDTH:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 StepHook = Callable[[int, int, int, Mapping[str, Tensor]], None]

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from anprompt.backbones import Backbone
+from anprompt.compute import threads_for
 from anprompt.data.bank import ViewBank
 from anprompt.data.splits import few_shot, subset_classes
-from anprompt.data.types import Dataset, Item
-from anprompt.data.views import Views
-from anprompt.distributed import Team
+from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
 from anprompt.evaluate import Metrics, evaluate
 from anprompt.files import read_json
+from anprompt.loaders import make_views, part_items
 from anprompt.methods import Classifier, Method, MethodConfig, build_method, method_class, preset
-from anprompt.train import EpochHook, StepHook, TrainConfig, TrainLog, fit, threads_for
+from anprompt.process_group import Team
+from anprompt.train import EpochHook, StepHook, TrainConfig, TrainLog, fit
 
-PARTS = ("train", "val", "test")
 VAL_SHOTS = 4
 
 
@@ -179,48 +179,6 @@ def run(
             team=team,
         )
     return Tuned(method, log, tuple(skipped))
-
-
-def make_views(
-    backbone: Backbone,
-    dataset: Dataset,
-    items: tuple[Item, ...],
-    *,
-    config: TrainConfig | None = None,
-    probe: str = "train",
-) -> Views:
-    """Views of some items as a backbone wants them; crops and flips as the recipe says."""
-    extra: dict[str, Any] = {}
-    if config is not None:
-        extra = {
-            "crop_scale": tuple(config.crop_scale), "flip": config.flip, "seed": config.seed, "views": config.views,
-            "view_seed": config.view_seed if config.view_seed >= 0 else None,
-        }  # fmt: skip
-    return Views(
-        items, dataset.read, image_size=backbone.dims.image_size, mean=backbone.mean, std=backbone.std,
-        probe=probe, **extra,
-    )  # fmt: skip
-
-
-def part_items(dataset: Dataset, part: str = "test", domain: str | None = None) -> tuple[Item, ...]:
-    """The items of one part, and of one domain if given.
-
-    Raises:
-        UserError: unknown part or domain, or nothing in it.
-    """
-    if part not in PARTS:
-        raise choices("split", part, PARTS)
-    items: tuple[Item, ...] = getattr(dataset, part)
-    if domain is not None:
-        domains = sorted({item.domain for item in items} - {""})
-        if not domains:
-            raise UserError(f"{dataset.name} has no domains; leave out --domain.")
-        if domain not in domains:
-            raise choices("domain", domain, domains)
-        items = tuple(item for item in items if item.domain == domain)
-    if not items:
-        raise UserError(f"{dataset.name} has no {part} pictures.")
-    return items
 
 
 def score(

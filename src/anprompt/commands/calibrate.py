@@ -33,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit and record."""
     from anprompt.backbones import load_backbone
-    from anprompt.calibrate import calibrate, save_calibration
+    from anprompt.calibrate import calibrate
+    from anprompt.calibration_record import save_calibration
     from anprompt.checkpoint import load_adapter, read_config
     from anprompt.data.sources import open_dataset
-    from anprompt.tuning import part_items
+    from anprompt.loaders import part_items
 
     read_config(args.adapter)  # slips show before a backbone is loaded
     data = open_dataset(args.data, root=args.root)

@@ -11,7 +11,7 @@ from anprompt.commands.terminal import percent, print_json, progress, say, table
 from anprompt.commands.together import together
 
 if TYPE_CHECKING:
-    from anprompt.distributed import Team
+    from anprompt.process_group import Team
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,8 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
     from anprompt.evaluate import calibration_error
-    from anprompt.tuning import part_items, score
+    from anprompt.loaders import part_items
+    from anprompt.tuning import score
 
     data = subset_classes(open_dataset(args.data, root=args.root), args.classes)
     part_items(data, args.split, args.domain)  # fails before a backbone is loaded

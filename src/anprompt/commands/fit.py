@@ -19,8 +19,8 @@ from anprompt.errors import UserError
 if TYPE_CHECKING:
     from anprompt.data.bank import ViewBank
     from anprompt.data.types import Dataset
-    from anprompt.distributed import Team
     from anprompt.evaluate import Metrics
+    from anprompt.process_group import Team
     from anprompt.tensorboard import TensorBoard
     from anprompt.tuning import Job, Tuned
 
@@ -65,8 +65,8 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.checkpoint import save_adapter
     from anprompt.data.bank import DiskBank
     from anprompt.data.sources import open_dataset
-    from anprompt.distributed import on_first
     from anprompt.methods import check_template
+    from anprompt.process_group import on_first
     from anprompt.tensorboard import board, require_tensorboard
     from anprompt.tuning import run as tune
     from anprompt.tuning import split_settings

@@ -77,7 +77,7 @@ def _threshold(args: argparse.Namespace, classifier: Classifier) -> float | None
     """The least probability of an answer; None where any will do."""
     if args.threshold is not None or not args.none_of_these:
         return args.threshold
-    from anprompt.calibrate import of_adapter
+    from anprompt.calibration_record import of_adapter
     from anprompt.predict import trained_threshold
 
     if args.adapter == ZEROSHOT:

@@ -15,7 +15,7 @@ from anprompt.commands.terminal import error_line
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from anprompt.distributed import Team
+    from anprompt.process_group import Team
 
 COMMANDS = ("fit", "eval")  # those that know what to do with several processes
 
@@ -42,7 +42,7 @@ def together(device: str) -> Iterator[Team | None]:
         UserError: before the processes have met; later ones are printed here, once.
         SystemExit: with the exit code, after the last line is printed, by this process or by another.
     """
-    from anprompt.distributed import LostProcess, join, leave, several_processes
+    from anprompt.process_group import LostProcess, join, leave, several_processes
 
     if not several_processes():
         yield None
@@ -80,7 +80,7 @@ def _last_line(team: Team | None, line: str, code: int, *, cause: bool) -> Syste
 
 def _stopped(number: int, frame: Any) -> None:
     """What torchrun sends to the processes that are left when one has failed."""
-    from anprompt.distributed import LostProcess
+    from anprompt.process_group import LostProcess
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise LostProcess(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.data.splits import subset_classes
-from anprompt.evaluate import harmonic_mean
 from anprompt.protocols.lab import Lab, Part
 from anprompt.protocols.parts import finish, trained
 from anprompt.protocols.spec import Observer, RunSpec, silent
 from anprompt.results import Record
+from anprompt.stats import harmonic_mean
 
 
 def base_to_new(spec: RunSpec, lab: Lab, *, state: Path | None = None, observe: Observer = silent) -> Record:

@@ -14,11 +14,12 @@ from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
 from anprompt.errors import UserError
+from anprompt.loaders import make_views
 from anprompt.methods import method_class, preset
 from anprompt.protocols.pictures import Pictures
 from anprompt.protocols.shelf import Shelf, default_budget
 from anprompt.protocols.spec import RunSpec
-from anprompt.tuning import make_views, match_descriptions, read_descriptions, wants_descriptions
+from anprompt.tuning import match_descriptions, read_descriptions, wants_descriptions
 
 KEPT_BYTES = 64 * 2**20  # of one part's pictures; larger parts are read anew each time
 

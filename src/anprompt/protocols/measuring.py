@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anprompt.compute import autocast
 from anprompt.conditions import DESCRIPTION, Condition, Words, worded
 from anprompt.data.views import Views
 from anprompt.errors import UserError
@@ -32,7 +33,6 @@ from anprompt.protocols.lab import Lab, Part
 from anprompt.protocols.pictures import Pictures
 from anprompt.protocols.spec import Event, Observer, RunSpec
 from anprompt.results import data_hash, metrics_entry, spec_hash
-from anprompt.train import autocast
 from anprompt.tuning import match_descriptions
 
 BATCHES = {"cpu": 32}  # pictures of a pass: on a CPU more would leave the caches

@@ -16,6 +16,7 @@ from anprompt.checkpoint import holds_adapter, load_adapter, read_config, save_a
 from anprompt.conditions import Condition
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
+from anprompt.loaders import make_views
 from anprompt.machine import hardware, peak_memory_mb
 from anprompt.methods import Method, build_method, preset
 from anprompt.protocols.lab import Lab, Part
@@ -23,7 +24,6 @@ from anprompt.protocols.measuring import Measurement
 from anprompt.protocols.spec import Event, Observer, RunSpec
 from anprompt.results import FORMAT, Record, data_hash, dataset_hash, now, spec_hash, versions
 from anprompt.train import TrainConfig, TrainLog, fit, run_key
-from anprompt.tuning import make_views
 
 
 @dataclass(frozen=True)

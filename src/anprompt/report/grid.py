@@ -9,9 +9,8 @@ from typing import Any
 
 from anprompt.conditions import Condition
 from anprompt.errors import UserError
-from anprompt.evaluate import harmonic_mean
 from anprompt.results import Record
-from anprompt.stats import Spread
+from anprompt.stats import Spread, harmonic_mean
 from anprompt.tables import CLEAN, conditions, in_order, label, labels, matched
 
 HALVES = ("base", "new")

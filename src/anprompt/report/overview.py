@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from anprompt import stats
 from anprompt.errors import UserError
-from anprompt.evaluate import harmonic_mean
 from anprompt.report import charts, markup, plots
 from anprompt.report.grid import Grid
 from anprompt.report.markup import Cell, Line
 from anprompt.report.tables import LONG, tables
-from anprompt.stats import Spread
+from anprompt.stats import Spread, harmonic_mean
 from anprompt.tables import Row, Sheet, base_new_rows, in_order, nice, shown_name
 
 FEW = 3  # methods that a line of dots can show

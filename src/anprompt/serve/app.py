@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.types import Receive
 
-from anprompt import __version__
+from anprompt._version import __version__
 from anprompt.conditions import NOISE_SEED
 from anprompt.data.splits import clean_classnames
 from anprompt.errors import NotFinite, UserError

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anprompt.compute import threads_for
 from anprompt.errors import UserError
 from anprompt.methods import build_method
 from anprompt.methods.base import Classifier, Head, Method, finite
 from anprompt.predict import pixels_of
 from anprompt.prompting import Vision
-from anprompt.train import threads_for
 
 KEPT_BYTES = 256 * 2**20
 

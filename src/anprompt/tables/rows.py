@@ -17,9 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from anprompt.errors import UserError
-from anprompt.evaluate import harmonic_mean
 from anprompt.results import Record
-from anprompt.stats import Spread
+from anprompt.stats import Spread, harmonic_mean
 
 CLEAN = "clean"
 MEAN, MEAN_H = "average (H of the averages)", "average (average of the H)"
