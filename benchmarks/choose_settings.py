@@ -26,6 +26,7 @@ from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
 from anprompt.evaluate import evaluate
+from anprompt.files import write_json
 from anprompt.methods import Classifier, build_method, preset
 from anprompt.stats import harmonic_mean
 from anprompt.train import TrainConfig, fit
@@ -104,7 +105,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         print(f"{text or '(preset)':60s} base {mean['base']:6.2f} new {mean['new']:6.2f} H {mean['H']:6.2f}  {seconds:.0f} s", flush=True)
         if args.out:
-            args.out.write_text(json.dumps(rows, indent=2) + "\n")
+            write_json(args.out, rows)
 
 
 if __name__ == "__main__":

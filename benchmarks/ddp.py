@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from anprompt.backbones import load_backbone
-from anprompt.files import read_tensors, write_tensors
+from anprompt.files import read_tensors, write_json, write_tensors
 from anprompt.methods import build_method
 from anprompt.process_group import Team, join, leave
 from anprompt.train import TrainConfig, fit
@@ -130,7 +130,7 @@ def main() -> None:
     for processes, rate in result["pictures_per_second"].items():
         print(f"{processes} process(es)  {rate:7.1f} pictures/s")
     if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

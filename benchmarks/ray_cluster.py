@@ -11,7 +11,6 @@ the same finished runs are gone through once more, locally and on the cluster, w
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from anprompt.files import write_json
 
 SWEEP = [
     "base-to-new", "--data", "embedded:sky,embedded:food,embedded:play", "--methods", "coop,anprompt",
@@ -42,7 +43,7 @@ def main() -> None:
     for key, value in found.items():
         print(f"{key:28} {value}")
     if args.out:
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(args.out, found)
     good = found["records"] == RUNS and not found["written twice"] and found["metrics equal to local"] == RUNS
     sys.exit(0 if good else 1)
 

@@ -11,7 +11,6 @@ Memory is the process's growth over what stood before the step, read from the op
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import time
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from anprompt.backbones import load_backbone
 from anprompt.backbones.linear import quicken, restore
+from anprompt.files import write_json
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
 from anprompt.prompting import ClassBank
@@ -82,7 +82,7 @@ def main() -> None:
     for engine, row in result["engines"].items():
         print(f"{engine:8s} {row['seconds']:8.3f} s/step   peak {row['peak_mb']:6.0f} MB")
     if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

@@ -184,5 +184,5 @@ def test_what_is_no_adapter(photo_folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tiny_backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
-    with pytest.raises(UserError, match="Can't write"):
+    with pytest.raises(UserError, match="in the way"):
         save_adapter(tmp_path / "taken", trained(tiny_backbone))

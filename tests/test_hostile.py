@@ -216,13 +216,14 @@ def test_a_linked_new_folder_moves_and_writes_nothing(adapter: Path, tiny_backbo
     assert {p.name: p.read_text() for p in mine.iterdir()} == dict.fromkeys((CONFIG, CARD, TENSORS, "letter.txt"), "mine")
 
 
-def test_linked_files_are_replaced_and_not_followed(adapter: Path, tmp_path: Path) -> None:
+def test_linked_files_are_neither_replaced_nor_followed(adapter: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("mine")
     (adapter / CARD).unlink()
     (adapter / CARD).symlink_to(mine)
-    write_record(adapter, {"note": "x"})
-    assert mine.read_text() == "mine" and not (adapter / CARD).is_symlink()
+    with pytest.raises(UserError, match=r"is a link to .*mine"):
+        write_record(adapter, {"note": "x"})
+    assert mine.read_text() == "mine" and (adapter / CARD).is_symlink()
 
 
 def test_a_linked_state_folder_is_refused(

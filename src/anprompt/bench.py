@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from anprompt.commands.engine_options import add_engine_options, engine_of
-from anprompt.commands.fit import check_out
 from anprompt.commands.parser import add_bank, one_of, setting, shots, whole
 from anprompt.commands.terminal import console, print_json, say
 from anprompt.compute import PRECISIONS
@@ -17,12 +16,13 @@ from anprompt.data.catalog import BENCHMARKS, IMAGENET_VARIANTS
 from anprompt.engines import execute
 from anprompt.errors import UserError, choices
 from anprompt.estimate import Estimate, estimate
+from anprompt.files import check_folder
 from anprompt.live import LiveSweep
 from anprompt.protocols import PROTOCOLS, Lab, Pairs, RunSpec
 from anprompt.results import Record, record_name
 from anprompt.store import Place, check, place_of, shown
 from anprompt.sweep import is_untrained, plan
-from anprompt.tables import Line, Sheet, sheets, to_terminal, write_sheets
+from anprompt.tables import Line, Sheet, check_tables, sheets, to_terminal, write_sheets
 from anprompt.tuning import split_settings
 from anprompt.workers import default_jobs
 
@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs with estimated time and memory, start none"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace tables in --runs that are not of anprompt")
     parser.add_argument("--json", action="store_true", help="print what was run, with its figures, as JSON")
 
 
@@ -94,22 +95,23 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         jobs = args.jobs or default_jobs(args.backbone, args.device)
         return dry_run(specs, runs, Lab(args.device), jobs, plain=args.json)
-    check(runs) if isinstance(runs, str) else check_out(runs)
+    check(runs) if isinstance(runs, str) else check_folder(runs)
+    check_tables(runs, args.overwrite)
     with LiveSweep(specs, console(stderr=args.json), title=args.protocol) as live:
         records = execute(engine, specs, runs, live)
     if args.json:
-        print_json(as_json(records, runs))
+        print_json(as_json(records, runs, args.overwrite))
     else:
-        show(records, runs)
+        show(records, runs, args.overwrite)
     return 0
 
 
-def as_json(records: Sequence[Record], runs: Place) -> dict[str, Any]:
+def as_json(records: Sequence[Record], runs: Place, overwrite: bool = False) -> dict[str, Any]:
     """Where records and tables lie, and the tables' unrounded figures by line and column."""
     found = sheets(records)
     return {
         "runs": str(runs), "records": [shown(runs, record_name(record["spec"])) for record in records],
-        "files": [shown(runs, path.name) for path in write_sheets(runs, found)],
+        "files": [shown(runs, path.name) for path in write_sheets(runs, found, overwrite=overwrite)],
         "tables": [{"title": sheet.title, "lines": [figures(sheet, line) for line in sheet.lines]} for sheet in found],
     }  # fmt: skip
 
@@ -123,12 +125,12 @@ def figures(sheet: Sheet, line: Line) -> dict[str, Any]:
     return {"group": line.group, "name": line.name, **cells}
 
 
-def show(records: Sequence[Record], runs: Place) -> None:
+def show(records: Sequence[Record], runs: Place, overwrite: bool = False) -> None:
     """Print the first table of a sweep, and write all of them."""
     found = sheets(records)
     if found:
         console().print(to_terminal(found[0]))
-    names = ", ".join(path.name for path in write_sheets(runs, found))
+    names = ", ".join(path.name for path in write_sheets(runs, found, overwrite=overwrite))
     say(f"Records and tables: {runs}/ ({names})")
 
 

@@ -13,6 +13,8 @@ time leaves either the old adapter or the new one, and other files in the folder
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -39,7 +41,10 @@ from anprompt.backbones.names import is_path
 from anprompt.errors import UserError, choices
 from anprompt.files import (
     atomic_write,
+    check_folder,
+    check_regular_target,
     file_hash,
+    file_head,
     first_line,
     package_versions,
     read_json,
@@ -51,8 +56,11 @@ from anprompt.files import (
 from anprompt.methods import build_method, methods, preset, preset_names
 from anprompt.methods.base import Method, MethodConfig
 
+log = logging.getLogger("anprompt")
+
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "adapter.safetensors", "README.md"
+CARD_MARK = "Prompts for a frozen CLIP, tuned by"  # in every card since the first version
 _NEW = ".new"
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "pillow")
 
@@ -64,10 +72,12 @@ def save_adapter(
     *,
     train: MethodConfig | None = None,
     record: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the adapter of a method, replacing one that is there.
 
     Args:
+        overwrite: also replace files of an adapter's names that no adapter put there.
         train: the recipe it was trained by, recorded.
         record: figures and facts to keep beside it ("accuracy", "data", "shots", ...): plain JSON values.
 
@@ -78,6 +88,7 @@ def save_adapter(
         UserError: the folder can't be written.
     """
     folder = Path(folder)
+    check_place(folder, overwrite=overwrite)
     config = adapter_config(method, train, record)
     tensors = method.state_dict()
     for key, value in tensors.items():  # what `load_adapter` would refuse is not written
@@ -103,6 +114,51 @@ def save_adapter(
     return folder
 
 
+def check_place(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Whether an adapter may be written to a folder, asked before hours of training rather than after.
+
+    Nothing is made: a request that is refused later leaves no empty folder.
+
+    Raises:
+        UserError: the folder can't be written, or one of an adapter's three names is a link, a device, or
+            (without `overwrite`) a file that no adapter put there.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    there = [folder / name for name in (CONFIG, CARD, TENSORS) if os.path.lexists(folder / name)]
+    for path in there:
+        check_regular_target(path)
+    if there and not overwrite and not holds_adapter(folder):
+        raise UserError(
+            f"{str(folder)!r} holds other files ({there[0].name!r}); choose a new folder, or overwrite them."
+        )
+    if there and not overwrite:
+        read_config(folder)  # another program's config.json
+        if not _card_is_ours(folder):
+            raise UserError(
+                f"{str(folder / CARD)!r} was changed by hand; move it away, choose a new folder, or overwrite it."
+            )
+
+
+def same_request(
+    folder: str | Path, method: Method, train: MethodConfig | None, record: Mapping[str, Any]
+) -> bool:
+    """Whether the adapter in a folder was asked for in the same way: method, settings, seed, classes and data."""
+
+    made, kept = json.loads(json.dumps(adapter_config(method, train, record))), read_config(folder)
+    left_out = {"tensors_sha256", "versions", "record"}
+    if made["train"] is None or kept["train"] is None:  # a method that was opened again knows no recipe
+        left_out.add("train")
+    runs = {config["record"].get("run") for config in (made, kept)} - {None}
+    return len(runs) < 2 and all(made.get(key) == kept.get(key) for key in {*made, *kept} - left_out)
+
+
+def _card_is_ours(folder: Path) -> bool:
+    """Whether the card is as it was written, or not there."""
+    path = _file(folder, CARD)
+    return not path.is_file() or CARD_MARK.encode() in file_head(path)
+
+
 def write_record(folder: str | Path, record: Mapping[str, Any]) -> None:
     """Replace the record of a finished adapter; the tensors stay as they are.
 
@@ -111,7 +167,12 @@ def write_record(folder: str | Path, record: Mapping[str, Any]) -> None:
     """
     config = {**read_config(folder), "record": dict(record)}
     folder = Path(folder)
-    write_text(_file(folder, CARD), card(config, folder.name))
+    for name in (CONFIG, CARD):  # both, before one of them is written
+        check_regular_target(_file(folder, name))
+    if _card_is_ours(folder):
+        write_text(_file(folder, CARD), card(config, folder.name))
+    else:
+        log.warning("%s is not as anprompt wrote it; it stays as it is", _file(folder, CARD))
     write_json(_file(folder, CONFIG), config)
 
 
@@ -181,7 +242,7 @@ def card(config: Mapping[str, Any], name: str) -> str:
     lines = [
         f"# {_plain(name) or 'adapter'}",
         "",
-        f"Prompts for a frozen CLIP, tuned by {_plain(_written_by(config))} with the method "
+        f"{CARD_MARK} {_plain(_written_by(config))} with the method "
         f"{_plain(config['preset'])} ({config['trained_parameters']:,} trained parameters).",
         "",
         f"- Backbone: {_plain(backbone['id'])}, weights {_plain(backbone['weight_hash'][:12])}",

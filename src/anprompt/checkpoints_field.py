@@ -20,6 +20,7 @@ from torch import Tensor
 
 from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError
+from anprompt.files import check_readable
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
 
@@ -158,6 +159,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         UserError: no such file, or one with anything in it but tensors and plain values.
     """
     path = Path(path)
+    _refuse_endless(path)
     _refuse_packed(path)
     try:
         with torch.serialization.safe_globals(_INERT):
@@ -177,6 +179,16 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     plain = {str(key).removeprefix("module."): value for key, value in state.items()}
     # CoOp and CoCoOp save the prompt learner alone, the others the whole model.
     return {_P + key: value for key, value in plain.items()} if "ctx" in plain else plain
+
+
+def _refuse_endless(path: Path) -> None:
+    """A pipe would be waited for, a device read for ever."""
+    try:
+        check_readable(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"Can't read {path}: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def _refuse_packed(path: Path) -> None:

@@ -17,15 +17,16 @@ from anprompt.commands.parser import whole
 from anprompt.commands.terminal import console, print_json, say
 from anprompt.conditions import Condition
 from anprompt.errors import choices
-from anprompt.files import write_text
-from anprompt.gallery import Case, Gallery, choose, gallery_png
+from anprompt.files import check_output, write_text
+from anprompt.gallery import Case, Gallery, check_gallery, choose, gallery_png
 from anprompt.live import LiveSweep
 from anprompt.protocols import Lab, RunSpec
-from anprompt.report import NEXT, write_report
+from anprompt.report import NEXT, check_report, write_report
 from anprompt.results import Record
 from anprompt.sweep import plan
 from anprompt.tables import (
     CLEAN,
+    MARK,
     MEAN_H,
     Row,
     base_new_rows,
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one data set, 4 shots, 2 epochs: a look in seconds"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace files in --out that are not of anprompt")
     parser.add_argument("--json", action="store_true", help="print what was written, with the figures, as JSON")
 
 
@@ -68,18 +70,18 @@ def run(args: argparse.Namespace) -> int:
         f"{specs[0].shots} pictures of each base class to train on, none of the new classes.",
         soft_wrap=True,
     )
-    check_out(out)
+    check_outputs(out, args.overwrite)
     jobs = args.jobs or default_jobs("embedded")
     with LiveSweep(specs, screen) as live:
         records = run_parallel(specs, out / "runs", jobs=jobs, observe=live)
     rows = [row for row in base_new_rows(records) if row.dataset != MEAN_H]
     screen.print(terminal(rows, "Accuracy in percent"))
     screen.print(terminal(noise_rows(records), "Under noise, on average", "condition"))
-    write_text(out / "table.md", markdown(rows, markdown_note(records)))
+    write_text(out / "table.md", MARK + markdown(rows, markdown_note(records)))
     shown = galleries(records, specs, args.seed)
-    report = write_report(out / "report.html", records, shown)
+    report = write_report(out / "report.html", records, shown, overwrite=args.overwrite)
     if any(gallery.cases for gallery in shown):
-        gallery_png(out / "pictures.png", in_turn(shown, PICTURES))
+        gallery_png(out / "pictures.png", in_turn(shown, PICTURES), overwrite=args.overwrite)
     if args.json:
         print_json({
             "report": str(report), "seconds": round(time.monotonic() - started, 1),
@@ -92,6 +94,19 @@ def run(args: argparse.Namespace) -> int:
     say("Then with your own photos, one folder per class:")
     say(f"  {runnable(NEXT)}", style="bold")
     return 0
+
+
+def check_outputs(out: Path, overwrite: bool = False) -> None:
+    """Whether the files of a demo may be written there.
+
+    Raises:
+        UserError: one of them is another's, or the folder can't be written.
+    """
+    check_out(out)
+    begins = (MARK.encode(), markdown([]).splitlines()[0].encode())  # the second: from before there was a mark
+    check_output(out / "table.md", overwrite=overwrite, ours=begins)
+    check_report(out / "report.html", overwrite)
+    check_gallery(out / "pictures.png", overwrite)
 
 
 def runnable(command: str) -> str:

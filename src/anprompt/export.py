@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from anprompt._version import __version__
 from anprompt.data.views import centre_view
 from anprompt.errors import UserError
-from anprompt.files import atomic_write, first_line, package_versions, write_json
+from anprompt.files import atomic_write, check_output, first_line, package_versions, write_json
 from anprompt.methods.base import Classifier, Method, finite
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -156,9 +156,8 @@ def check_target(out: str | Path, opset: int = OPSET, overwrite: bool = False) -
     if path.suffix.lower() != ".onnx" or path.is_dir():
         raise UserError(f"--out {str(path)!r} must be a file that ends in '.onnx', e.g. model.onnx.")
     facts = path.with_suffix(".json")
-    for there in (path, facts):
-        if there.exists() and not (overwrite and there.is_file()):
-            raise UserError(f"{str(there)!r} is there already; choose another --out, or add --overwrite.")
+    for file in (path, facts):
+        check_output(file, overwrite=overwrite)
     return path, facts
 
 

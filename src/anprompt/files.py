@@ -1,4 +1,8 @@
-"""Files that are either whole or not there, tensors without pickle, and the versions both record."""
+"""Files that are either whole or not there, tensors without pickle, and the versions both record.
+
+Every output that a user names goes through `check_output` before the work and `atomic_write` after it: only
+regular files are written, and another maker's file is replaced only where the user says so.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -26,18 +31,122 @@ _UNSAFE = re.compile(r"trust_?remote_?code|weights_only|allow_pickle|safe_global
 LARGEST_HEADER = 16 * 2**20  # bytes of names and shapes; an adapter has some thousand
 
 
+LARGEST_TEXT = 256 * 2**20  # bytes of a class list, a table or a split file
+LONGEST_PREFIX = 100  # bytes of the target's name in the name of its temporary file
+HEAD = 4096  # bytes at the beginning of a file, in which a mark of ours stands
+KINDS = (
+    (stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+# --- before the work: may it be written there? -----------------------------------------------------
+def check_output(
+    path: Path, *, overwrite: bool = False, ours: Callable[[bytes], bool] | tuple[bytes, ...] = (),
+    bytes_needed: int = 0,
+) -> None:  # fmt: skip
+    """Whether an output can be written to `path`; asked before the work, and nothing is made.
+
+    Args:
+        overwrite: the user said that a file that is there may be replaced.
+        ours: how files that anprompt wrote here begin, or a function that tells it by the first `HEAD` bytes; such
+            a file is replaced without being asked. Empty: no file is.
+        bytes_needed: space that must be free.
+
+    Raises:
+        UserError: no regular file there, another's file, no legal name, no permission, or no space.
+    """
+    check_regular_target(path)
+    if os.path.lexists(path):
+        if not os.access(path, os.W_OK):
+            raise UserError(f"{path} is write-protected; choose another name, or allow writing.")
+        if not overwrite and not _is_ours(path, ours):
+            raise UserError(
+                f"{path} is there already" + (" and was not written by anprompt" if ours else "")
+                + "; choose another name, or add --overwrite."
+            )  # fmt: skip
+    check_folder(path.parent, bytes_needed)
+
+
+def _is_ours(path: Path, ours: Callable[[bytes], bool] | tuple[bytes, ...]) -> bool:
+    try:
+        head = file_head(path)
+    except OSError:  # not for us to read: not ours
+        return False
+    return ours(head) if callable(ours) else head.startswith(ours)
+
+
+def check_regular_target(path: Path) -> None:
+    """Raises `UserError` where `path` is anything but a regular file or free: a folder, a link, a pipe, a device."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # a name too long, with a NUL, in a folder that can't be searched
+        raise UserError(f"Can't write {path}: {_reason(error)}. Choose another name.") from None
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in KINDS if test(mode)), "no regular file")
+        leads = f" to {os.readlink(path)!r}" if stat.S_ISLNK(mode) else ""
+        raise UserError(f"{path} is {kind}{leads}, and only regular files are written; choose another name.")
+
+
+def check_folder(folder: Path, bytes_needed: int = 0) -> None:
+    """Whether files can be written in a folder that may not exist yet. Nothing is made.
+
+    Raises:
+        UserError: a file is in the way, an illegal name, no permission, or less space than `bytes_needed`.
+    """
+    try:
+        there = next(one for one in (folder, *folder.absolute().parents) if _exists(one))
+        if not there.is_dir():
+            raise UserError(f"{str(folder)!r}: a file is in the way ({there}); choose another folder.")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"{str(folder)!r} can't be written; choose another folder.")
+        free = shutil.disk_usage(there).free
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{str(folder)!r} can't be a folder ({_reason(error)}); choose another one.") from None
+    if free < bytes_needed:
+        raise UserError(
+            f"{str(folder)!r} has {free / 2**20:,.0f} MB free, and {bytes_needed / 2**20:,.0f} MB are needed; make space, or "
+            "choose another folder."
+        )
+
+
+def _exists(path: Path) -> bool:
+    """Like `Path.exists`, which hides impossible names in some Python versions."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def file_head(path: Path) -> bytes:
+    """The first `HEAD` bytes of a regular file."""
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error)
+
+
+# --- writing ----------------------------------------------------------------------------------------
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary)` beside `path`, flush it to disk, then rename: never a half-written file.
 
+    A regular file that is there is replaced; whether it may be is asked by `check_output`.
+
     Raises:
-        UserError: the folder can't be written or the disk is full.
+        UserError: the folder can't be written, the disk is full, or a link, a folder, a pipe or a device is there.
     """
     temporary: Path | None = None
     try:
+        check_regular_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _temporary(path)
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -46,16 +155,28 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.chmod(0o666 & ~umask)  # mkstemp made it private; a result is as readable as any file
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"Can't write {path}: {reason}. Choose a writable folder with space.") from error
+        raise UserError(f"Can't write {path}: {_reason(error)}. Choose a writable folder with space.") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> Path:
+    """An empty hidden file beside `path`; a name as long as the system allows leaves room for no suffix."""
+    name = os.fsencode(path.name)[:LONGEST_PREFIX].decode("utf-8", "ignore")
+    handle, made = tempfile.mkstemp(prefix=f".{name}.", dir=path.parent)
+    os.close(handle)
+    return Path(made)
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8. What is no text, as in names of files that are not UTF-8, becomes an escape, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 text, atomically."""
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """`encoded` text, atomically."""
+    atomic_write(path, lambda temporary: temporary.write_bytes(encoded(text)))
 
 
 def json_text(value: Any) -> str:
@@ -71,7 +192,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Parsed JSON; `UserError` naming the file where it is missing, broken, or holds NaN or Inf."""
     try:
-        _check_regular(path, LARGEST_JSON)
+        check_readable(path, LARGEST_JSON)
         return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
@@ -86,8 +207,19 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_regular(path: Path, largest: int) -> int:
-    """Bytes of a file; refused before it is opened if it is a pipe or a device, or larger than is sound."""
+def read_text(path: Path, encoding: str = "utf-8", largest: int = LARGEST_TEXT) -> str:
+    """Text of a regular file.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: a pipe or a device, a file larger than `largest` bytes, or no text of that encoding.
+    """
+    check_readable(path, largest)
+    return path.read_text(encoding=encoding)
+
+
+def check_readable(path: Path, largest: int = 2**62) -> int:
+    """Bytes of a file; `ValueError` before it is opened if it is a pipe or a device, or larger than is sound."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
@@ -142,7 +274,7 @@ def check_header(path: Path) -> None:
     Raises:
         ValueError, OSError: it is not, or there is no regular file.
     """
-    size = _check_regular(path, 2**62)
+    size = check_readable(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > min(size, LARGEST_HEADER):

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from anprompt.conditions import Condition
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset, Item
-from anprompt.files import atomic_write
+from anprompt.files import atomic_write, check_output
 from anprompt.results import Record, data_hash, predicted
 from anprompt.tables import CLEAN, label, nice
+
+MADE_BY = ("Software", "anprompt")  # in a PNG's own table of facts: that it may be replaced
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,12 @@ INK, SOFT, PAPER, RIGHT, WRONG = "#1d2330", "#5d6675", "#ffffff", "#127a3c", "#b
 SIDE, PAD, LINE = 190, 18, 24
 
 
-def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 3, title: str = "") -> Path:
-    """The cases as one picture: clean and disturbed side by side, true name above, answers below."""
+def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 3, title: str = "", overwrite: bool = False) -> Path:
+    """The cases as one picture: clean and disturbed side by side, true name above, answers below.
+
+    Raises:
+        UserError: a file that is there and no such picture, unless `overwrite`; or it can't be written.
+    """
     if not cases:
         raise ValueError("no cases to draw")
     methods = len(cases[0].showings[0].answers)
@@ -180,8 +187,19 @@ def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 3, ti
         left = PAD + number % columns * (width + PAD)
         _draw_case(sheet, draw, case, left, top + number // columns * (height + PAD))
     target = Path(path)
-    atomic_write(target, lambda temporary: sheet.quantize(256).save(temporary, "PNG", optimize=True))
+    check_gallery(target, overwrite)
+    facts = PngInfo()
+    facts.add_text(*MADE_BY)
+    atomic_write(
+        target, lambda temporary: sheet.quantize(256).save(temporary, "PNG", optimize=True, pnginfo=facts)
+    )
     return target
+
+
+def check_gallery(target: Path, overwrite: bool = False) -> None:
+    """`check_output`, which an earlier sheet of cases passes."""
+    mark = "\0".join(MADE_BY).encode()
+    check_output(target, overwrite=overwrite, ours=lambda head: head.startswith(b"\x89PNG") and mark in head)
 
 
 def _draw_case(sheet: Image.Image, draw: ImageDraw.ImageDraw, case: Case, left: int, top: int) -> None:

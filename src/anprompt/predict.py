@@ -22,7 +22,7 @@ from torch import Tensor
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.calibrate import KEY, NONE, Calibration, calibrate, check_accept, from_record
 from anprompt.calibration_record import record_of
-from anprompt.checkpoint import load_adapter, save_adapter
+from anprompt.checkpoint import holds_adapter, load_adapter, same_request, save_adapter
 from anprompt.compute import threads_for
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import clean_classnames, subset_classes
@@ -158,7 +158,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 tuned.method, dataset, temperature=self.calibrate is not None, accept=self.accept
             )
         self.log_, self.skipped_, self._train = tuned.log, tuned.skipped, job.train
-        self._facts: dict[str, Any] = {"data": dataset.name, "pictures": len(job.dataset.train)}
+        self._facts: dict[str, Any] = {"data": dataset.name, "pictures": len(job.dataset.train), "run": job.key}
         return self._adopt(tuned.method, labels, found)
 
     def _held_out(self) -> bool:
@@ -269,8 +269,16 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         return score(self.method_, subset_classes(self._dataset(X), self.classes))[0].accuracy
 
     # --- files ----------------------------------------------------------------------------------
-    def save(self, folder: str | Path) -> Path:
-        """Write the adapter folder; `anprompt.load` and the command line open it."""
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the adapter folder; `anprompt.load` and the command line open it.
+
+        Args:
+            overwrite: replace what is there whoever wrote it; else only an adapter of this very request
+                (method, settings, data, seed), as running a notebook again makes it.
+
+        Raises:
+            UserError: other files or the adapter of another request are there, or the folder can't be written.
+        """
         self.classifier()
         record = dict(getattr(self, "_facts", {}))
         labels = self.classes_.tolist()
@@ -278,7 +286,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             record[LABELS] = labels
         if self.calibration_:
             record[KEY] = self.calibration_.to_dict()
-        return save_adapter(folder, self.method_, train=getattr(self, "_train", None), record=record)
+        train = getattr(self, "_train", None)
+        if not overwrite and holds_adapter(folder) and not same_request(folder, self.method_, train, record):
+            raise UserError(
+                f"{str(folder)!r} holds the adapter of another run; choose a new folder, or save(..., overwrite=True)."
+            )
+        return save_adapter(folder, self.method_, train=train, record=record, overwrite=overwrite)
 
 
 def load(

@@ -83,7 +83,7 @@ def write_text(place: Place, name: str, text: str) -> None:
     waiting = f"{root}/.{name}.{secrets.token_hex(4)}"
     try:
         system.makedirs(root, exist_ok=True)
-        system.pipe_file(waiting, text.encode("utf-8"))
+        system.pipe_file(waiting, files.encoded(text))
         system.mv(waiting, f"{root}/{name}")
     except Exception as error:
         with contextlib.suppress(Exception):

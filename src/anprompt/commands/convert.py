@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     method = from_state(
         state, backbone, names, template=args.template, settings=dict(args.settings), path=args.file
     )
-    save_adapter(out, method, record={"converted from": Path(args.file).name})
+    save_adapter(out, method, record={"converted from": Path(args.file).name}, overwrite=args.overwrite)
     _report(args, out, method)
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -104,7 +103,11 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     if not first:
         return 0
     record = _record(dataset, job, tuned, tested)
-    save_adapter(out, tuned.method, train=job.train, record=record)
+    try:
+        save_adapter(out, tuned.method, train=job.train, record=record, overwrite=args.overwrite)
+    except UserError as error:
+        raise UserError(f"{error} The finished training is kept in {out / STATE}: when that is mended, the same "
+                        "command writes the adapter without training again.") from error  # fmt: skip
     shutil.rmtree(out / STATE, ignore_errors=True)
     _report(args, out, tuned, record)
     return 0
@@ -155,24 +158,12 @@ def check_out(out: Path) -> None:
     Raises:
         UserError: a file is in the way, or the folder can't be written.
     """
-    try:
-        there = next(folder for folder in (out, *out.absolute().parents) if _exists(folder))
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--out {str(out)!r} can't be a folder ({reason}); choose another one.") from None
-    if not there.is_dir():
-        raise UserError(f"--out {str(out)!r}: a file is in the way; choose another folder.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--out {str(out)!r} can't be written; choose another folder.")
+    from anprompt.checkpoint import check_place
 
-
-def _exists(path: Path) -> bool:
-    """Like `Path.exists`, which hides impossible names in some Python versions."""
     try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        check_place(out, overwrite=True)  # what is in it is asked when the run is known
+    except UserError as error:
+        raise UserError(f"--out {error}") from None
 
 
 def _finished(out: Path, job: Job, *, overwrite: bool) -> bool:

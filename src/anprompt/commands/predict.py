@@ -94,14 +94,17 @@ def class_list(text: str) -> list[str]:
         UserError: no such file, fewer than two names, or names that can't be told apart.
     """
     from anprompt.data.splits import clean_classnames
+    from anprompt.files import read_text
 
     if text.startswith("@"):
         try:
             words = [
-                line for line in Path(text[1:]).read_text(encoding="utf-8-sig").splitlines() if line.strip()
+                line for line in read_text(Path(text[1:]), "utf-8-sig").splitlines() if line.strip()
             ]
         except (OSError, UnicodeDecodeError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            reason = getattr(error, "strerror", None) or (
+                "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+            )
             raise UserError(f"--classes: can't read the file {text[1:]!r} ({reason}).") from None
     else:
         words = text.split(",") if text.strip(", ") else []

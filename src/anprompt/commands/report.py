@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", help="where relative paths and coop: data sets start from")
     parser.add_argument("--no-pictures", action="store_true", help="no test pictures; data is not opened")
     parser.add_argument("--seed", type=int, default=1, help="which pictures are drawn (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no report of anprompt")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
@@ -32,13 +33,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: a folder that is missing or has no record; a target that can't be written.
     """
-    from anprompt.report import write_report
+    from anprompt.report import check_report, write_report
     from anprompt.report.collect import galleries, read
 
-    records = read(args.runs)
     target = page_path(args.html, args.runs)
+    check_report(target, args.overwrite)  # before the records and pictures of hours are read
+    records = read(args.runs)
     found, missing = ([], []) if args.no_pictures else galleries(records, root=args.root, seed=args.seed)
-    write_report(target, records, found, missing)
+    write_report(target, records, found, missing, overwrite=args.overwrite)
     _tell(args, records, target, missing)
     return 0
 

@@ -12,6 +12,7 @@ from anprompt.data.images import read_item, shown
 from anprompt.data.splits import clean_classnames
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError, choices
+from anprompt.files import read_text
 
 log = logging.getLogger("anprompt")
 
@@ -260,13 +261,13 @@ def _listed(folder: Path, *, folders: bool = False) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise UserError(f"{shown(path)} is missing; get it as told in {SPLITS_SOURCE}.") from None
     except UnicodeDecodeError:
         raise UserError(f"{shown(path)} is not a UTF-8 text file; download it again.") from None
-    except OSError as error:
-        raise UserError(f"{shown(path)} can't be read ({error.strerror}).") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown(path)} can't be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
 def _require_all(row: CatalogRow, parts: Parts) -> None:

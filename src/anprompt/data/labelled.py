@@ -14,7 +14,7 @@ from typing import Any
 from anprompt.data.catalog import SPLITS_SOURCE, CatalogRow
 from anprompt.data.images import shown
 from anprompt.errors import UserError
-from anprompt.files import read_json
+from anprompt.files import read_json, read_text
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 TEST_SHARE, VAL_SHARE = 0.3, 0.2
@@ -200,8 +200,8 @@ def _lines_if_there(places: Mapping[str, Path], piece: str, file: str = "") -> l
         return []
     path = places[piece] / file
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError):
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except (OSError, ValueError):
         raise UserError(f"{shown(path)} can't be read as a list of pictures; download it again.") from None
     return [line for line in lines if line and not line.startswith("#")]
 

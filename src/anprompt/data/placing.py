@@ -75,7 +75,7 @@ def copy_file(source: Path, target: Path) -> None:
 def write_new(target: Path, data: bytes) -> None:
     """Writes a file that is whole or not there; an equal one stays, one that differs is refused."""
     if target.exists():
-        if target.is_dir() or target.read_bytes() != data:
+        if not target.is_file() or target.read_bytes() != data:
             raise UserError(f"{shown(target)} is there already and differs; move it away and run this again.")
         return
     atomic_write(target, lambda temporary: temporary.write_bytes(data))
@@ -100,7 +100,7 @@ def _is_there(source: Path, target: Path) -> bool:
 
 
 def _require_equal(source: Path, target: Path) -> None:
-    if target.is_dir() or not filecmp.cmp(source, target, shallow=False):
+    if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
         raise UserError(f"{shown(target)} is there already and differs; move it away and run this again.")
 
 

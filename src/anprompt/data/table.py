@@ -14,6 +14,7 @@ from anprompt.data.images import check_picture, read_item, shown
 from anprompt.data.splits import clean_classnames, complete_parts
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
+from anprompt.files import LARGEST_TEXT, check_readable
 
 log = logging.getLogger("anprompt")
 
@@ -156,6 +157,7 @@ def _column_names(file: Path, values: list[str]) -> list[str]:
 
 def _text(file: Path) -> str:
     try:
+        check_readable(file, LARGEST_TEXT)
         data = file.read_bytes()
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return data.decode("utf-16" if utf16 else "utf-8-sig")
@@ -163,3 +165,5 @@ def _text(file: Path) -> str:
         raise UserError(f"{shown(file)} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
     except OSError as error:
         raise UserError(f"{shown(file)} can't be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise UserError(f"{shown(file)} can't be read: {error}.") from None

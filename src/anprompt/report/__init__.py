@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from anprompt.gallery import gallery_png
 from anprompt.report.markup import data_uri
-from anprompt.report.page import NEXT, render, write_report
+from anprompt.report.page import NEXT, check_report, render, write_report
 
-__all__ = ["NEXT", "data_uri", "gallery_png", "render", "write_report"]
+__all__ = ["NEXT", "check_report", "data_uri", "gallery_png", "render", "write_report"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anprompt.conditions import Condition
 from anprompt.errors import UserError
-from anprompt.files import write_text
+from anprompt.files import check_output, write_text
 from anprompt.gallery import Gallery
 from anprompt.report import charts, markup, training
 from anprompt.report.confusion import confusions
@@ -28,6 +28,9 @@ from anprompt.tables import conditions, in_order, label, labels, nice, sheets, s
 from anprompt.tables.runs import TOPICS
 from anprompt.tables.sound import sound_records
 
+# What says that a page was written here; the second is that of pages from before there was the first.
+GENERATOR = '<meta name="generator" content="anprompt">'
+MARKS = (GENERATOR.encode(), b"<title>anprompt: report</title>")
 NEXT = "anprompt fit --data my_photos/ --shots 16 --out adapter/"
 SECTIONS = {  # id: (in the list of sections, as a heading)
     "result": ("Base and new", "Classes trained on, and classes never trained on"),
@@ -45,12 +48,26 @@ SECTIONS = {  # id: (in the list of sections, as a heading)
 
 
 def write_report(
-    path: str | Path, records: Sequence[Record], galleries: Sequence[Gallery] = (), missing: Sequence[str] = ()
-) -> Path:
-    """Write the page, atomically."""
+    path: str | Path, records: Sequence[Record], galleries: Sequence[Gallery] = (), missing: Sequence[str] = (), *,
+    overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Write the page, atomically.
+
+    Args:
+        overwrite: replace any regular file; else only a report.
+
+    Raises:
+        UserError: the file is another's or can't be written.
+    """
     target = Path(path)
+    check_report(target, overwrite)
     write_text(target, render(records, galleries, missing))
     return target
+
+
+def check_report(target: Path, overwrite: bool = False) -> None:
+    """`check_output`, which an older report passes."""
+    check_output(target, overwrite=overwrite, ours=lambda head: any(mark in head for mark in MARKS))
 
 
 @sound_records()
@@ -78,7 +95,7 @@ def render(records: Sequence[Record], galleries: Sequence[Gallery] = (), missing
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>anprompt: report</title><style>{style}</style></head><body>"
+        f"{GENERATOR}<title>anprompt: report</title><style>{style}</style></head><body>"
         f'<a class="skip" href="#{shown[0][0]}">To the results</a>{_header(records, kinds)}'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav><main>{body}{_next()}</main></body></html>\n'
     )

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from anprompt.stats import Spread
 from anprompt.tables.build import sheets
-from anprompt.tables.render import to_csv, to_latex, to_markdown, to_terminal, write_sheets
+from anprompt.tables.render import (
+    MARK,
+    check_tables,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_terminal,
+    write_sheets,
+)
 from anprompt.tables.rows import (
     CLEAN,
     HEADER,
@@ -34,6 +42,7 @@ from anprompt.tables.sheet import Cell, Column, Line, Sheet
 __all__ = [
     "CLEAN",
     "HEADER",
+    "MARK",
     "MEAN",
     "MEAN_H",
     "NICE",
@@ -47,6 +56,7 @@ __all__ = [
     "base_new",
     "base_new_rows",
     "cells",
+    "check_tables",
     "condition_rows",
     "conditions",
     "in_order",

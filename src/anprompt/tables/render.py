@@ -14,9 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from anprompt import store
+from anprompt.files import check_output
+from anprompt.tables.runs import TOPICS
 from anprompt.tables.sheet import Sheet
 
+MARK = "<!-- written by anprompt -->\n"
 CSV_HEAD = ("sheet", "group", "name", "column", "mean", "std", "ci95", "low", "high", "n", "text")
+# How the tables of this version and of earlier ones begin.
+BEGINNINGS: dict[str, tuple[bytes, ...]] = {
+    "table.md": (MARK.encode(), *(f"## {topic}".encode() for topic in TOPICS.values())),
+    "table.tex": (b"% needs \\usepackage{booktabs}\n",),
+    "table.csv": (",".join(CSV_HEAD).encode() + b"\n",),
+}
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
     "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -144,15 +153,30 @@ def to_csv(sheets: Sequence[Sheet]) -> str:
     return out.getvalue()
 
 
-def write_sheets(folder: store.Place, sheets: Sequence[Sheet]) -> list[Path]:
+def check_tables(folder: store.Place, overwrite: bool = False) -> None:
+    """Whether the tables may be written there: nothing in the way but tables of before.
+
+    Raises:
+        UserError: a file of that name that anprompt did not write, or the folder can't be written.
+    """
+    if not store.is_url(folder):
+        for name, begins in BEGINNINGS.items():
+            check_output(Path(folder) / name, overwrite=overwrite, ours=begins)
+
+
+def write_sheets(folder: store.Place, sheets: Sequence[Sheet], *, overwrite: bool = False) -> list[Path]:
     """Write `table.md`, `table.tex` and `table.csv`, each whole or not at all; the paths.
 
     At a URL only the names of these paths count.
 
+    Args:
+        overwrite: replace files of these names whoever wrote them; else only tables.
+
     Raises:
         UserError: the folder can't be written.
     """
-    texts = {"table.md": to_markdown(sheets), "table.tex": to_latex(sheets), "table.csv": to_csv(sheets)}
+    check_tables(folder, overwrite)
+    texts = {"table.md": MARK + to_markdown(sheets), "table.tex": to_latex(sheets), "table.csv": to_csv(sheets)}
     paths = []
     for name, text in texts.items():
         store.write_text(folder, name, text)
