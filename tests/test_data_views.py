@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from anprompt.data.crop import centre_view, random_crop
 from anprompt.data.images import read_item
 from anprompt.data.types import Item
-from anprompt.data.views import Views, centre_view, random_crop
+from anprompt.data.views import Views
 from anprompt.errors import UserError
 from tests.pictures import items, noise, save, truncated
 

@@ -22,6 +22,7 @@ from anprompt.methods import build_method
 from anprompt.protocols import Event, Lab, RunSpec
 from anprompt.results import dataset_hash, finished, predicted, record_path
 from anprompt.sweep import plan, run_all
+from anprompt.wording import disturbed_classifier
 from anprompt.workers import default_jobs, grouped, run_parallel
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
@@ -132,9 +133,9 @@ def test_noisy_names_reach_the_text_encoder(tiny_backbone) -> None:
     assert typo.names(["tabby cat"]) != ["tabby cat"] and typo.names(["tabby cat"]) == typo.names(
         ["tabby cat"]
     )
-    noisy = typo.classifier(method, ["tabby cat", "red fox"])
+    noisy = disturbed_classifier(typo, method, ["tabby cat", "red fox"])
     assert noisy.classnames == ("tabby cat", "red fox")
-    clean = Condition.parse("text:typo:0").classifier(method, ["tabby cat", "red fox"])
+    clean = disturbed_classifier(Condition.parse("text:typo:0"), method, ["tabby cat", "red fox"])
     assert not torch.allclose(noisy.text["text"], clean.text["text"])
 
 

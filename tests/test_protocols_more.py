@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from anprompt import bench, protocols
-from anprompt.conditions import QUICK, UNSEEN_TEMPLATES, Condition, all_conditions, shortened
+from anprompt.conditions import QUICK, UNSEEN_TEMPLATES, Condition, all_conditions
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset, Item
@@ -28,6 +28,7 @@ from anprompt.results import labels, predicted, save_record
 from anprompt.sweep import run_all
 from anprompt.tables import sheets
 from anprompt.templates import IMAGENET_TEMPLATES
+from anprompt.wording import disturbed_classifier, disturbed_words, shortened
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
 QUICKLY = (("batch_size", 4), ("epochs", 1), ("lr", 0.01))
@@ -172,7 +173,7 @@ def test_sharing_changes_no_answer(spec: RunSpec, lab: Lab, method: str) -> None
             part = subset_classes(data, half)
             read = condition.reader(part.read, backbone.dims.image_size)
             views = make_views(backbone, dataclasses.replace(part, read=read), part.test, probe="eval")
-            found = evaluate(condition.classifier(kept, part.classnames), views)
+            found = evaluate(disturbed_classifier(condition, kept, part.classnames), views)
             entry = metrics["conditions"][name][half]
             assert predicted(entry) == found.predictions.tolist() and entry["head"] == found.head
             assert labels(entry) == found.labels.tolist()
@@ -211,7 +212,7 @@ def test_descriptions_are_sentences_about_the_class(tiny_backbone) -> None:
     with pytest.raises(UserError, match="no description of class 'dog'"):
         second.sentences(["dog"], "a photo of a {}.", about)
     method = build_method("zeroshot", tiny_backbone, ["owl", "cat"])
-    asked = second.classifier(method, ["owl", "cat"], descriptions=about)
+    asked = disturbed_classifier(second, method, ["owl", "cat"], descriptions=about)
     plain = Classifier(method, ["owl", "cat"])
     assert not torch.allclose(asked.text["text"], plain.text["text"])
     # the method is as it was
@@ -221,11 +222,11 @@ def test_descriptions_are_sentences_about_the_class(tiny_backbone) -> None:
 def test_noise_reaches_descriptions_through_the_name(tiny_backbone) -> None:
     about = {"owl": ["an owl, a bird."], "cat": ["a cat."]}
     method = build_method("zeroshot-descriptions", tiny_backbone, ["owl", "cat"], descriptions=about)
-    words = Condition.parse("text:double_char:1").words(method, ["owl", "cat"], "a {}", about)
+    words = disturbed_words(Condition.parse("text:double_char:1"), method, ["owl", "cat"], "a {}", about)
     assert [lines[0] for lines in words.descriptions.values()] == [
         about[name][0].replace(name, noisy) for name, noisy in zip(about, words.names)
     ]
-    Condition.parse("text:double_char:1").classifier(method, ["owl", "cat"], descriptions=about)
+    disturbed_classifier(Condition.parse("text:double_char:1"), method, ["owl", "cat"], descriptions=about)
     assert method.descriptions == about
 
 

@@ -11,6 +11,7 @@ from anprompt import machine, results
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from anprompt.evaluate import Metrics
+from anprompt.protocols.measuring import metrics_entry
 
 
 def record(dataset: str, method: str, seed: int) -> dict:
@@ -75,11 +76,11 @@ def test_metrics_entry_keeps_predictions_and_domains() -> None:
         0.75, {"a": 1.0, "b": 0.5}, torch.tensor([0, 0, 1, 0]), torch.tensor([0, 0, 1, 1]),
         torch.tensor([0.5, 0.7, 0.9, 0.9]), "trained",
     )  # fmt: skip
-    entry = results.metrics_entry(metrics, ["x", "y", "x", "y"])
+    entry = metrics_entry(metrics, ["x", "y", "x", "y"])
     assert entry["accuracy"] == 75 and entry["confidence"] == pytest.approx(75)
     assert results.predicted(entry) == [0, 0, 1, 0] and len(results.labels(entry)) == 4
     assert entry["per_domain"] == {"x": 100, "y": 50}
-    assert "per_domain" not in results.metrics_entry(metrics, ["", "", "", ""])
+    assert "per_domain" not in metrics_entry(metrics, ["", "", "", ""])
 
 
 def test_hardware_and_versions_are_told() -> None:

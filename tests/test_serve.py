@@ -23,7 +23,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 import anprompt
 from anprompt.backbones import Backbone
 from anprompt.conditions import NOISE_SEED
-from anprompt.data.views import centre_view
+from anprompt.data.crop import centre_view
 from anprompt.methods import build_method
 from anprompt.noise.image import corrupt, picture_rng
 from anprompt.predict import PromptClassifier

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from anprompt.backbones import Backbone
+from anprompt.data.crop import centre_view
 from anprompt.data.types import Item
-from anprompt.data.views import centre_view
 from anprompt.errors import UserError, choices
-from anprompt.methods import Classifier, Method
 from anprompt.noise.image import IMAGE_NOISE, SEVERITIES, corrupt, picture_rng
 from anprompt.noise.seeds import stable_seed
 from anprompt.noise.text import DEFAULT_OPS, STRENGTHS, TEXT_NOISE, perturb
@@ -134,30 +132,6 @@ class Condition:
             return [self._noisy(template, name, "template") for name in names]
         return [template.format(name) for name in names]
 
-    def classifier(
-        self, method: Method, classnames: Sequence[str], *, template: str | None = None,
-        descriptions: Descriptions | None = None,
-    ) -> Classifier:  # fmt: skip
-        """A classifier that was given the disturbed words; the head is that of the true names."""
-        words = self.words(method, classnames, template or method.template, descriptions or {})
-        disturbed, _ = worded(method, [words], Classifier(method, classnames).head)
-        disturbed.classnames = tuple(classnames)  # results are counted under the true names
-        return disturbed
-
-    def words(
-        self, method: Method, classnames: Sequence[str], template: str, descriptions: Descriptions
-    ) -> Words:
-        """Names and sentences as the text encoder gets them, short enough for it."""
-        names = self.names(classnames)
-        sentences = self.sentences(classnames, template, descriptions)
-        short = [shortened(method.backbone, s, name) for s, name in zip(sentences, names)]
-        about = {
-            noisy: [line.replace(name, noisy) for line in descriptions[name]]
-            for name, noisy in zip(classnames, names)
-            if name in descriptions
-        }
-        return Words(tuple(names), tuple(short), about)
-
     def _noisy(self, template: str, name: str, target: str) -> str:
         key = (NOISE_SEED, name, self.family, self.strength, *((target,) if target == "template" else ()))
         return perturb(
@@ -173,68 +147,6 @@ class Condition:
                 "--descriptions."
             )
         return known[(self.strength - 1) % len(known)]
-
-
-# --- words that are not the method's own ----------------------------------------------------------
-@dataclass(frozen=True)
-class Words:
-    """What stands for the classes: a name and a sentence each, and what is known about the names."""
-
-    names: tuple[str, ...]
-    sentences: tuple[str, ...]
-    descriptions: Descriptions
-
-    @classmethod
-    def clean(cls, classnames: Sequence[str], template: str, descriptions: Descriptions) -> Words:
-        """As they are without a condition."""
-        sentences = tuple(template.format(name.replace("_", " ")) for name in classnames)
-        return cls(tuple(classnames), sentences, descriptions)
-
-
-def worded(method: Method, rows: Sequence[Words], head: str = "auto") -> tuple[Classifier, bool]:
-    """A classifier of the rows' names, one row after the other, given their sentences instead of the
-    method's template.
-
-    Returns:
-        The classifier, and whether the method reads sentences: one whose learned vectors stand in place
-        of the template reads the names alone.
-    """
-    names = [name for row in rows for name in row.names]
-    sentences = [sentence for row in rows for sentence in row.sentences]
-    asked: list[bool] = []
-
-    def given(classnames: Sequence[str]) -> list[str]:
-        if list(classnames) != names:
-            raise UserError(f"Method {method.name!r} reads other classes than it was given.")
-        asked.append(True)
-        return sentences
-
-    known = method.descriptions
-    method.descriptions = {**known, **{k: list(v) for row in rows for k, v in row.descriptions.items()}}
-    # an attribute of this one object goes before its class's; taken away again, nothing has changed
-    method.__dict__["sentences"] = given
-    try:
-        return Classifier(method, names, head), bool(asked)
-    finally:
-        del method.__dict__["sentences"]
-        method.descriptions = known
-
-
-def shortened(backbone: Backbone, sentence: str, name: str) -> str:
-    """The sentence without words that exceed the context length: first those in front of the name."""
-    while " " in sentence and _too_long(backbone, sentence):
-        at = max(sentence.find(name), 0)
-        before = sentence[:at].split()
-        sentence = " ".join([*before[1:], sentence[at:]]) if before else sentence.rsplit(" ", 1)[0]
-    return sentence
-
-
-def _too_long(backbone: Backbone, sentence: str) -> bool:
-    try:
-        backbone.tokenize([sentence])
-    except UserError:
-        return True
-    return False
 
 
 # --- lists of conditions --------------------------------------------------------------------------

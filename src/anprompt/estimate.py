@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from anprompt.compute import threads_for
-from anprompt.conditions import Condition, Words, worded
+from anprompt.conditions import Condition
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
@@ -25,6 +25,7 @@ from anprompt.protocols.measuring import MOST_CLASSES
 from anprompt.results import Record, finished, read_records
 from anprompt.sweep import is_untrained
 from anprompt.train import Run, TrainConfig, epoch_order
+from anprompt.wording import Words, worded
 
 STEPS, PICTURES, SECONDS = 3, 40, 0.5  # of a measurement: at least so many steps, and for so long
 

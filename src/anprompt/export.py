@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from anprompt._version import __version__
-from anprompt.data.views import centre_view
+from anprompt.data.crop import centre_view
 from anprompt.errors import UserError
 from anprompt.files import atomic_write, check_output, first_line, package_versions, write_json
 from anprompt.methods.base import Classifier, Method, finite

@@ -17,13 +17,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from anprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_JSON = 256 * 2**20  # bytes; more is no config, record or split of anybody's
 LONGEST_REASON = 20_000  # characters of a library's message that are looked at
@@ -250,6 +251,8 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Safetensors; every tensor is stored on its own, contiguous and on the CPU."""
+    from safetensors.torch import save_file  # records and tables are read without torch
+
     flat = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
     save_file(flat, path, dict(metadata or {}))
 

@@ -24,10 +24,10 @@ from anprompt.calibrate import KEY, NONE, Calibration, calibrate, check_accept, 
 from anprompt.calibration_record import record_of
 from anprompt.checkpoint import holds_adapter, load_adapter, same_request, save_adapter
 from anprompt.compute import threads_for
+from anprompt.data.crop import centre_view
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import clean_classnames, subset_classes
 from anprompt.data.types import Dataset
-from anprompt.data.views import centre_view
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import Classifier, Method
 from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, plain, targets

@@ -19,7 +19,6 @@ from typing import Any
 from anprompt import store
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
-from anprompt.evaluate import Metrics, calibration_error
 from anprompt.files import json_text, package_versions
 
 Record = dict[str, Any]
@@ -125,31 +124,6 @@ def dataset_hash(dataset: Dataset) -> str:
     """`data_hash` over all parts of a data set, with its class names."""
     items = data_hash([*dataset.train, *dataset.val, *dataset.test])
     return hashlib.sha256("\n".join([items, *dataset.classnames]).encode()).hexdigest()
-
-
-def metrics_entry(metrics: Metrics, domains: Iterable[str] = ()) -> dict[str, Any]:
-    """Accuracies in percent, with the predicted labels in the order of the items.
-
-    Args:
-        domains: one per picture; more than one kind gives accuracies per domain as well.
-    """
-    right = (metrics.predictions == metrics.labels).tolist()
-    by_domain: dict[str, list[bool]] = {}
-    for domain, hit in zip(domains, right):
-        by_domain.setdefault(domain, []).append(hit)
-    entry = {
-        "accuracy": 100 * metrics.accuracy,
-        "pictures": len(right),
-        "head": metrics.head,
-        "confidence": 100 * float(metrics.confidences.mean()),
-        "ece": 100 * calibration_error(metrics.confidences, metrics.predictions == metrics.labels),
-        "per_class": {name: round(100 * value, 4) for name, value in metrics.per_class.items()},
-        "labels": " ".join(map(str, metrics.labels.tolist())),
-        "predicted": " ".join(map(str, metrics.predictions.tolist())),
-    }
-    if len(by_domain) > 1:
-        entry["per_domain"] = {name: 100 * sum(hits) / len(hits) for name, hits in by_domain.items()}
-    return entry
 
 
 def predicted(entry: Mapping[str, Any]) -> list[int]:

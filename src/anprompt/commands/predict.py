@@ -136,8 +136,8 @@ def _predict(
     classifier: Classifier, paths: Sequence[Path], top: int
 ) -> tuple[list[dict[str, Any]], list[tuple[Path, str]]]:
     """Answers for a batch of files, and the files that can't be read with the reason."""
+    from anprompt.data.crop import centre_view
     from anprompt.data.images import open_picture
-    from anprompt.data.views import centre_view
     from anprompt.predict import pixels_of
 
     backbone = classifier.method.backbone

@@ -18,13 +18,12 @@ from PIL import Image
 from PIL import __version__ as PILLOW
 from torch import Tensor
 
-from anprompt.data.crop import centre_view
+from anprompt.data.crop import RATIO, centre_view, random_crop
 from anprompt.data.types import Item
 from anprompt.errors import UserError
 
 log = logging.getLogger("anprompt")
 
-RATIO = (3 / 4, 4 / 3)
 _THREADS_FROM = 96  # below this image size a view takes less time than handing it to a thread
 
 
@@ -249,32 +248,6 @@ class _ByteCache:
             while self.used > self.budget:
                 self.used -= self._entries.popitem(last=False)[1].nbytes
         return array
-
-
-def random_crop(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = RATIO,
-) -> tuple[int, int, int, int]:
-    """A random crop as the field defines it: top, left, height, width.
-
-    Area uniform in `scale`, aspect ratio log-uniform in `ratio`. After ten tries that do not fit, the
-    largest centred crop within the ratios.
-    """
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    w, h = width, height
-    if width / height < ratio[0]:
-        h = min(height, round(width / ratio[0]))
-    elif width / height > ratio[1]:
-        w = min(width, round(height * ratio[1]))
-    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def _kept_side(image_size: int, least_scale: float) -> int:

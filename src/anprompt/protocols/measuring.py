@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from anprompt.compute import autocast
-from anprompt.conditions import DESCRIPTION, Condition, Words, worded
+from anprompt.conditions import DESCRIPTION, Condition
 from anprompt.data.views import Views
 from anprompt.errors import UserError
-from anprompt.evaluate import metrics
+from anprompt.evaluate import Metrics, calibration_error, metrics
 from anprompt.files import read_json, write_text
 from anprompt.methods import Classifier, Method
 from anprompt.methods.base import finite, frozen_alone, trunk_alone
@@ -32,8 +32,9 @@ from anprompt.prompting import Vision
 from anprompt.protocols.lab import Lab, Part
 from anprompt.protocols.pictures import Pictures
 from anprompt.protocols.spec import Event, Observer, RunSpec
-from anprompt.results import data_hash, metrics_entry, spec_hash
+from anprompt.results import data_hash, spec_hash
 from anprompt.tuning import match_descriptions
+from anprompt.wording import Words, disturbed_words, worded
 
 BATCHES = {"cpu": 32}  # pictures of a pass: on a CPU more would leave the caches
 BATCH = 100  # elsewhere
@@ -162,7 +163,7 @@ class Measurement:
         for condition in conditions:
             if _key(condition, name) in self.notes.entries:
                 continue
-            words = condition.words(method, data.classnames, data.template, self._about[name])
+            words = disturbed_words(condition, method, data.classnames, data.template, self._about[name])
             if words.names == plain.names and (not reads or words.sentences == plain.sentences):
                 # nothing of it reaches the method: another wording where learned vectors stand
                 entry = {**self.notes.entries[_key(None, name)], "unchanged": True}
@@ -193,6 +194,31 @@ class Measurement:
 
     def _tell(self, done: float, text: str) -> None:
         self.observe(Event(self.spec, "evaluate", done, text))
+
+
+def metrics_entry(metrics: Metrics, domains: Iterable[str] = ()) -> dict[str, Any]:
+    """Accuracies in percent, with the predicted labels in the order of the items.
+
+    Args:
+        domains: one per picture; more than one kind gives accuracies per domain as well.
+    """
+    right = (metrics.predictions == metrics.labels).tolist()
+    by_domain: dict[str, list[bool]] = {}
+    for domain, hit in zip(domains, right):
+        by_domain.setdefault(domain, []).append(hit)
+    entry = {
+        "accuracy": 100 * metrics.accuracy,
+        "pictures": len(right),
+        "head": metrics.head,
+        "confidence": 100 * float(metrics.confidences.mean()),
+        "ece": 100 * calibration_error(metrics.confidences, metrics.predictions == metrics.labels),
+        "per_class": {name: round(100 * value, 4) for name, value in metrics.per_class.items()},
+        "labels": " ".join(map(str, metrics.labels.tolist())),
+        "predicted": " ".join(map(str, metrics.predictions.tolist())),
+    }
+    if len(by_domain) > 1:
+        entry["per_domain"] = {name: 100 * sum(hits) / len(hits) for name, hits in by_domain.items()}
+    return entry
 
 
 def way(method: Method) -> tuple[Any, ...]:
