@@ -152,7 +152,7 @@ def test_numbers_for_labels(tiny_backbone: Backbone, photo_folder: Path, tmp_pat
     ).fit(paths, y)  # fmt: skip
     assert clf.classes_.tolist() == [3, 7] and clf.calibration_.pictures == 2  # a fifth of each class
     assert clf.calibration_.temperature == 1  # not asked for
-    assert clf.method_.trained_classnames == ("blue square", "red square")
+    assert clf.method_.trained_classnames == ("blue square", "red_square")
     assert set(clf.predict(paths, none_of_these=1.0)) == {-1}
     again = anprompt.load(clf.save(tmp_path / "a"))
     assert again.classes_.tolist() == [3, 7] and again.score(paths, y) == clf.score(paths, y)

@@ -207,7 +207,7 @@ def test_predict_a_folder_and_other_classes(
     result = run_json(
         capsys, "predict", adapter, photo_folder / "red_square", "--classes", f"@{names}", "--top", "9"
     )
-    assert result["classes"] == ["[red]x[/]", "lynx", "snow leopard"] and result["head"] == "unseen"
+    assert result["classes"] == ["[red]x[/]", "lynx", "snow_leopard"] and result["head"] == "unseen"
     assert len(result["predictions"]) == 10
     for row in result["predictions"]:
         shares = [answer["probability"] for answer in row["top"]]

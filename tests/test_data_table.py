@@ -48,9 +48,9 @@ def test_split_column_other_columns_and_quotes(folder):
         '3;./pics/1.png;"a ""big"" dog";test\n'
     )
     data = open_dataset(write(folder, text))
-    assert data.classnames == ('a "big" dog', "dog", "tiger cat")
+    assert data.classnames == ('a "big" dog', "dog", "tiger_cat")
     assert [item.classname for item in data.train + data.val + data.test] == [
-        "tiger cat",
+        "tiger_cat",
         "dog",
         'a "big" dog',
     ]

@@ -30,7 +30,7 @@ def fitted(tiny_backbone: Backbone, photo_folder: Path) -> PromptClassifier:
 
 
 def test_learns_colours(fitted: PromptClassifier, photo_folder: Path) -> None:
-    assert list(fitted.classes_) == ["blue square", "green square", "red square", "yellow square"]
+    assert list(fitted.classes_) == ["blue_square", "green square", "red_square", "yellow square"]
     assert fitted.score(photo_folder) >= 0.75
     assert len(fitted.log_.epochs) == 4 and fitted.log_.epochs[-1]["loss"] < fitted.log_.epochs[0]["loss"]
 
@@ -81,7 +81,7 @@ def test_pictures_and_names(tiny_backbone: Backbone, photo_folder: Path) -> None
     arrays = [np.asarray(Image.open(path)) for path in paths]
     by_path, by_array = (small(tiny_backbone).fit(X, names) for X in (paths, arrays))
     assert list(by_path.classes_) == sorted(set(names))  # labels as given, as scikit-learn's metrics compare them
-    assert by_path.method_.trained_classnames == ("blue square", "green square", "red square", "yellow square")
+    assert by_path.method_.trained_classnames == ("blue_square", "green square", "red_square", "yellow square")
     assert np.abs(by_path.predict_proba(paths) - by_array.predict_proba(arrays)).max() < 1e-6
     assert by_path.score(paths, names) >= 0.75  # names as given: "red_square" is "red square"
 
@@ -89,7 +89,7 @@ def test_pictures_and_names(tiny_backbone: Backbone, photo_folder: Path) -> None
 def test_a_data_set_object_and_half_of_its_classes(tiny_backbone: Backbone, photo_folder: Path) -> None:
     data = open_dataset(photo_folder)
     base = small(tiny_backbone, classes="base", shots="all").fit(data)
-    assert list(base.classes_) == ["blue square", "green square"]
+    assert list(base.classes_) == ["blue_square", "green square"]
     assert 0 <= base.score(data) <= 1
 
 

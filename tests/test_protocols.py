@@ -52,8 +52,8 @@ def test_a_record_says_what_was_run(spec: RunSpec, lab: Lab) -> None:
     record = protocols.base_to_new(spec, lab)
     base, new = record["metrics"]["base"], record["metrics"]["new"]
     assert (base["head"], new["head"]) == ("trained", "unseen")
-    assert list(base["per_class"]) == ["blue square", "green square"]
-    assert list(new["per_class"]) == ["red square", "yellow square"]
+    assert list(base["per_class"]) == ["blue_square", "green square"]
+    assert list(new["per_class"]) == ["red_square", "yellow square"]
     assert len(predicted(base)) == base["pictures"] == 6 and set(predicted(new)) <= {0, 1}
     assert record["data"]["train_pictures"] == 8 and record["data"]["classes"] == {"base": 2, "new": 2}
     assert record["train"]["epochs"] == 2 and len(record["log"]["epochs"]) == 2

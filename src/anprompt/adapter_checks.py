@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anprompt.data.splits import clean_classnames
+from anprompt.data.names import check_classnames
 from anprompt.errors import UserError
 from anprompt.files import BAD_TENSORS, check_header, first_line
 
@@ -80,7 +80,7 @@ def _check_names(path: Path, classnames: list, descriptions: dict) -> None:
     if not classnames or not all(isinstance(name, str) for name in classnames):
         raise UserError(f"{str(path)!r}: 'classnames' must be a list of names.")
     try:
-        clean_classnames(classnames, allow_duplicates=True)
+        check_classnames(classnames, allow_duplicates=True)
     except UserError as error:
         raise UserError(f"{str(path)!r}: {error}") from None
     for lines in descriptions.values():

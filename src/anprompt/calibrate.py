@@ -26,6 +26,7 @@ from torch import Tensor
 
 from anprompt.adapter_checks import LEAST_TEMPERATURE, MOST_TEMPERATURE, check_calibration
 from anprompt.compute import threads_for
+from anprompt.data.names import class_key
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import calibration_error
@@ -157,11 +158,12 @@ def of_classes(dataset: Dataset, classnames: Sequence[str], part: str) -> Datase
     Raises:
         UserError: it holds none of them.
     """
-    labels = {name: label for label, name in enumerate(classnames)}
+    labels = {class_key(name): label for label, name in enumerate(classnames)}
+    keys = {name: class_key(name) for name in dataset.classnames}
     items = tuple(
-        dataclasses.replace(item, label=labels[item.classname])
+        dataclasses.replace(item, label=labels[key])
         for item in part_items(dataset, part)
-        if item.classname in labels
+        if (key := keys[item.classname]) in labels
     )
     if not items:
         raise UserError(

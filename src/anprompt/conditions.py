@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from anprompt.data.crop import centre_view
+from anprompt.data.names import spoken
 from anprompt.data.types import Item
 from anprompt.errors import UserError, choices
 from anprompt.noise.image import IMAGE_NOISE, SEVERITIES, corrupt, picture_rng
@@ -111,9 +112,8 @@ class Condition:
     # --- words ------------------------------------------------------------------------------------
     def names(self, classnames: Sequence[str]) -> list[str]:
         """The class names as the text encoder gets them."""
-        if self.kind != "text":
-            return list(classnames)
-        return [self._noisy("{}", name, "classname") for name in classnames]
+        words = [spoken(name) for name in classnames]
+        return [self._noisy("{}", name, "classname") for name in words] if self.kind == "text" else words
 
     def sentences(
         self, classnames: Sequence[str], template: str, descriptions: Descriptions | None = None
@@ -123,7 +123,7 @@ class Condition:
         Raises:
             UserError: a description is asked for and the class has none.
         """
-        names = [name.replace("_", " ") for name in self.names(classnames)]
+        names = self.names(classnames)
         if self.family == DESCRIPTION:
             return [self._description(name, descriptions or {}) for name in classnames]
         if self.family == UNSEEN:

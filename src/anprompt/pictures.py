@@ -13,7 +13,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from anprompt.data.images import open_picture, picture_files, to_rgb
-from anprompt.data.splits import clean_classnames, divide
+from anprompt.data.names import check_classnames
+from anprompt.data.splits import divide
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 
@@ -113,29 +114,85 @@ def batches(X: Any, size: int) -> Iterator[list[Picture]]:
 
 
 # --- labels ---------------------------------------------------------------------------------------
-def plain(label: Any) -> str:
-    """A label as names are compared: "red_square" is "red square"."""
-    return clean_classnames([str(label)])[0]
-
-
 def targets(y: Iterable[Any]) -> np.ndarray:
     """Labels [n].
 
+    Args:
+        y: a list, an array, a column of a table, or anything that yields labels; [n] or [n, 1].
+
     Raises:
-        UserError: no labels of classes (numbers with fractions, several per picture, NaN).
+        UserError: a row without a label (None, NaN, an empty text), or no labels of classes (one text,
+            numbers with fractions, several per picture).
     """
-    array = np.asarray(y if hasattr(y, "__len__") else list(y))
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
+    if isinstance(y, (str, bytes, Mapping)) or not isinstance(y, Iterable):
+        raise UserError(
+            f"y must hold one class per picture, like ['cat', 'dog'], not the {type(y).__name__} {str(y)[:40]!r}."
+        )
+    rows = y if hasattr(y, "__array__") else list(y)
+    listed = _listed(rows)
+    for number, label in enumerate(listed):
+        if _missing(label):
+            raise UserError(f"y must hold one class per picture: row {number} has none ({label!r}).")
+    array = np.asarray(rows) if hasattr(rows, "dtype") else _typed(listed)
+    if array.dtype.kind not in "iufbU":  # a table's column of objects
+        array = _typed(listed)
+    array = array.reshape(len(listed))
     if not len(array):
         return array
     try:
         check_classification_targets(array)
     except ValueError as error:
         raise UserError(f"y must hold one class per picture: {str(error).splitlines()[0]}") from None
-    if array.ndim != 1:
-        raise UserError(f"y must hold one class per picture, not an array of shape {list(array.shape)}.")
     return array
+
+
+def _listed(rows: Any) -> list[Any]:
+    """The labels of [n] or [n, 1] one after the other; `UserError` where a row holds several."""
+    if hasattr(rows, "__array__"):
+        table = np.asarray(rows, dtype=object)
+        if table.ndim == 2 and table.shape[1] == 1:
+            table = table[:, 0]
+        if table.ndim != 1:
+            raise UserError(f"y must hold one class per picture, not an array of shape {list(table.shape)}.")
+        return table.tolist()
+    listed = [row[0] if isinstance(row, (list, tuple)) and len(row) == 1 else row for row in rows]
+    for number, row in enumerate(listed):
+        if isinstance(row, (list, tuple, np.ndarray)):
+            raise UserError(f"y must hold one class per picture: row {number} holds {len(row)}.")
+    return listed
+
+
+def _missing(label: Any) -> bool:
+    """None, NaN, pandas' NA and NaT, and a text without a letter in it."""
+    if label is None or isinstance(label, (str, bytes)):
+        return not label or not label.strip()
+    try:
+        return bool(label != label)  # NaN, NaT
+    except (TypeError, ValueError):  # pandas' NA can't be true or false; arrays are refused below
+        return type(label).__name__ == "NAType"
+
+
+def _typed(listed: list[Any]) -> np.ndarray:
+    """Labels of an object column as an array of one kind.
+
+    Raises:
+        UserError: texts and numbers mixed, or values that are neither.
+    """
+    kinds: dict[str, int] = {}
+    for number, label in enumerate(listed):
+        number_like = isinstance(label, (int, float, np.number, np.bool_))
+        if not isinstance(label, str) and not number_like:
+            raise UserError(
+                f"y must hold one class per picture, a text or a number: row {number} is of type "
+                f"{type(label).__name__}."
+            )
+        kinds.setdefault("a number" if number_like else "a text", number)
+    if len(kinds) > 1:
+        (first, row), (other, at) = kinds.items()
+        raise UserError(
+            f"y must hold labels of one kind: row {row} is {first} ({listed[row]!r}), row {at} is {other} ({listed[at]!r})."
+        )
+    return np.array(listed)
 
 
 def labelled(
@@ -159,15 +216,15 @@ def labelled(
     lacking = [label for label in raw if label not in names] if names is not None else []
     if lacking:
         raise UserError(f"names has no class name for the label {lacking[0]!r}.")
-    clean = clean_classnames(str(label if names is None else names[label]) for label in raw)
+    given = check_classnames(str(label if names is None else names[label]) for label in raw)
     items = [
-        Item(os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"#{number}", int(label), clean[label])
+        Item(os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"#{number}", int(label), given[label])
         for number, (picture, label) in enumerate(zip(found, index))
     ]  # fmt: skip
     parts = divide(items, test=0.0) if held else {"train": items, "val": []}
     by_path = {item.path: picture for item, picture in zip(items, found)}
     dataset = Dataset(
-        "pictures", tuple(clean), tuple(parts["train"]), tuple(parts["val"]), (),
+        "pictures", tuple(given), tuple(parts["train"]), tuple(parts["val"]), (),
         lambda item: as_rgb(by_path[item.path]),
     )  # fmt: skip
-    return dataset, dict(zip(clean, raw))
+    return dataset, dict(zip(given, raw))

@@ -25,12 +25,13 @@ from anprompt.calibration_record import record_of
 from anprompt.checkpoint import holds_adapter, load_adapter, same_request, save_adapter
 from anprompt.compute import threads_for
 from anprompt.data.crop import centre_view
+from anprompt.data.names import check_classnames, class_key
 from anprompt.data.sources import open_dataset
-from anprompt.data.splits import clean_classnames, subset_classes
+from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import Classifier, Method
-from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, plain, targets
+from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, targets
 from anprompt.tuning import plan, run, score
 
 __all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load", "pixels_of"]
@@ -194,7 +195,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             raise NotTrained("This classifier is not trained yet; call fit, or open one with anprompt.load.")
         if isinstance(classes, str):
             raise UserError(f"classes must be a list of names, not the string {classes!r}.")
-        names = self.method_.trained_classnames if classes is None else tuple(clean_classnames(classes))
+        names = self.method_.trained_classnames if classes is None else tuple(check_classnames(classes))
         if names not in self._ready:
             made = Classifier(self.method_, names)
             self._ready.clear()
@@ -260,8 +261,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     def score(self, X: Any, y: Iterable[Any] | None = None, sample_weight: Any = None) -> float:
         """Accuracy: of pictures with labels `y`, or on the test part of a data set."""
         if y is not None:
-            answers = [plain(answer) for answer in self.predict(X)]
-            truth = [plain(label) for label in y]
+            answers = [class_key(answer) for answer in self.predict(X)]
+            truth = [class_key(label) for label in targets(y)]
             if len(truth) != len(answers):
                 raise UserError(f"{len(answers)} pictures but {len(truth)} names.")
             return float(np.average(np.array(answers) == np.array(truth), weights=sample_weight))
@@ -326,7 +327,7 @@ def trained_threshold(found: Calibration | None, ready: Classifier) -> float:
             "No threshold was chosen for this adapter; fit with accept=0.95, run 'anprompt calibrate ADAPTER "
             "--accept 0.95', or give a threshold of your own."
         )
-    if set(ready.classnames) != set(ready.method.trained_classnames):
+    if set(map(class_key, ready.classnames)) != set(map(class_key, ready.method.trained_classnames)):
         raise UserError(
             "The threshold was chosen for the trained classes and means nothing for another list; give one of "
             "your own, a probability from 0 to 1."

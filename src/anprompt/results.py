@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt import store
+from anprompt.data.names import spoken
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from anprompt.files import json_text, package_versions
@@ -123,7 +124,7 @@ def data_hash(items: Iterable[Item]) -> str:
 def dataset_hash(dataset: Dataset) -> str:
     """`data_hash` over all parts of a data set, with its class names."""
     items = data_hash([*dataset.train, *dataset.val, *dataset.test])
-    return hashlib.sha256("\n".join([items, *dataset.classnames]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([items, *map(spoken, dataset.classnames)]).encode()).hexdigest()
 
 
 def predicted(entry: Mapping[str, Any]) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any, cast
 from anprompt.backbones import Backbone
 from anprompt.compute import threads_for
 from anprompt.data.bank import ViewBank
+from anprompt.data.names import class_key
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
@@ -234,14 +235,11 @@ def match_descriptions(
         UserError: a class has none.
     """
 
-    def plain(name: str) -> str:
-        return " ".join(name.replace("_", " ").split()).casefold()
-
-    by_name = {plain(name): list(sentences) for name, sentences in descriptions.items()}
-    missing = [name for name in classnames if plain(name) not in by_name]
+    by_name = {class_key(name): list(sentences) for name, sentences in descriptions.items()}
+    missing = [name for name in classnames if class_key(name) not in by_name]
     if missing:
         more = f" and of {len(missing) - 1} more classes" if len(missing) > 1 else ""
         raise UserError(
             f"The descriptions lack those of class {missing[0]!r}{more}; add a list of sentences."
         )
-    return {name: by_name[plain(name)] for name in classnames}
+    return {name: by_name[class_key(name)] for name in classnames}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from anprompt.backbones import Backbone
 from anprompt.conditions import Condition, Descriptions
+from anprompt.data.names import spoken
 from anprompt.errors import UserError
 from anprompt.methods import Classifier, Method
 
@@ -22,8 +23,9 @@ class Words:
     @classmethod
     def clean(cls, classnames: Sequence[str], template: str, descriptions: Descriptions) -> Words:
         """As they are without a condition."""
-        sentences = tuple(template.format(name.replace("_", " ")) for name in classnames)
-        return cls(tuple(classnames), sentences, descriptions)
+        names = tuple(spoken(name) for name in classnames)
+        about = {spoken(name): lines for name, lines in descriptions.items()}
+        return cls(names, tuple(template.format(name) for name in names), about)
 
 
 def worded(method: Method, rows: Sequence[Words], head: str = "auto") -> tuple[Classifier, bool]:
@@ -49,7 +51,7 @@ def worded(method: Method, rows: Sequence[Words], head: str = "auto") -> tuple[C
     # an attribute of this one object goes before its class's; taken away again, nothing has changed
     method.__dict__["sentences"] = given
     try:
-        return Classifier(method, names, head), bool(asked)
+        return Classifier(method, names, head, words=names), bool(asked)
     finally:
         del method.__dict__["sentences"]
         method.descriptions = known
@@ -80,7 +82,7 @@ def disturbed_words(
     sentences = condition.sentences(classnames, template, descriptions)
     short = [shortened(method.backbone, s, name) for s, name in zip(sentences, names)]
     about = {
-        noisy: [line.replace(name, noisy) for line in descriptions[name]]
+        noisy: [line.replace(spoken(name), noisy) for line in descriptions[name]]
         for name, noisy in zip(classnames, names)
         if name in descriptions
     }

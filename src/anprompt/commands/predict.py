@@ -93,7 +93,7 @@ def class_list(text: str) -> list[str]:
     Raises:
         UserError: no such file, fewer than two names, or names that can't be told apart.
     """
-    from anprompt.data.splits import clean_classnames
+    from anprompt.data.names import check_classnames
     from anprompt.files import read_text
 
     if text.startswith("@"):
@@ -110,7 +110,7 @@ def class_list(text: str) -> list[str]:
         words = text.split(",") if text.strip(", ") else []
     if not words:
         raise UserError("--classes: the class list is empty; give names like 'cat,dog'.")
-    names = clean_classnames(words)
+    names = check_classnames(words)
     if len(names) < 2:
         raise UserError(f"--classes: only {names[0]!r}; give at least two names to choose from.")
     return names

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anprompt.data.catalog import CATALOG, SPLITS_SOURCE, CatalogRow
 from anprompt.data.images import read_item, shown
-from anprompt.data.splits import clean_classnames
+from anprompt.data.names import clean_classnames
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError, choices
 from anprompt.files import read_text

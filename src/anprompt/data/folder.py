@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anprompt.data.images import check_picture, read_item, shown
-from anprompt.data.splits import clean_classnames, complete_parts
+from anprompt.data.names import check_classnames
+from anprompt.data.splits import complete_parts
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 
@@ -43,7 +44,7 @@ def folder_dataset(root: Path) -> Dataset:
             del found[name]
     _require_classes(root, found, skipped)
     raw_names = sorted(found)
-    classnames = clean_classnames(raw_names)
+    classnames = check_classnames(raw_names)
     parts: dict[str, list[Item]] = {part: [] for part in ("train", "val", "test")}
     for label, (raw, clean) in enumerate(zip(raw_names, classnames)):
         for part, paths in found[raw].items():

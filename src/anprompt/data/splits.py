@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from anprompt.data.names import clean_classnames as clean_classnames  # its old place
+from anprompt.data.names import spoken
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError, choices
 
@@ -32,7 +33,7 @@ def divide(
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     for label in sorted(by_label):
         group = sorted(by_label[label], key=lambda item: item.path)
-        random.Random(f"anprompt split: {group[0].classname}").shuffle(group)
+        random.Random(f"anprompt split: {spoken(group[0].classname)}").shuffle(group)
         n_test = min(math.floor(len(group) * test + 0.5), len(group) - 1)
         n_val = min(math.floor(len(group) * val + 0.5), len(group) - 1 - n_test)
         parts["test"] += group[:n_test]

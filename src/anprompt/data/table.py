@@ -11,7 +11,8 @@ from pathlib import Path
 
 from anprompt.data.folder import PART_FOLDERS
 from anprompt.data.images import check_picture, read_item, shown
-from anprompt.data.splits import clean_classnames, complete_parts
+from anprompt.data.names import check_classnames
+from anprompt.data.splits import complete_parts
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
 from anprompt.files import LARGEST_TEXT, check_readable
@@ -49,7 +50,7 @@ def table_dataset(file: Path) -> Dataset:
         raise UserError(
             f"{shown(file)} has usable pictures of {len(raw_names)} class(es); at least two are needed.{why}"
         )
-    classnames = clean_classnames(raw_names)
+    classnames = check_classnames(raw_names)
     label_of = {raw: label for label, raw in enumerate(raw_names)}
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     for _, path, raw, part in sorted(sound, key=lambda row: (label_of[row[2]], row[1])):

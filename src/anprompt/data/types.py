@@ -15,7 +15,7 @@ class Item:
     Attributes:
         path: a file path, or a key of the source ("embedded:food/pizza/twemoji/train/0007").
         label: index into the data set's class names.
-        classname: the class name as the text encoder sees it.
+        classname: the class name as it was given; `names.spoken` is what the text encoder reads of it.
         domain: style or variant the picture belongs to; empty where there is only one.
     """
 
@@ -30,7 +30,7 @@ class Dataset:
     """A labelled data set with its official split.
 
     Attributes:
-        classnames: in label order.
+        classnames: in label order, as they were given.
         read: opens an item as an RGB picture; raises `UserError` naming the file if it can't.
         template: a sentence with one `{}` for the class name.
         skipped: one line per file that was left out, with the reason.

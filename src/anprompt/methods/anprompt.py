@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone
+from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
 from anprompt.losses import cosine_alignment, wa_loss
 from anprompt.methods.base import Head, Method, MethodConfig, TextState, trunk_alone
@@ -156,15 +157,10 @@ class ANPrompt(Method):
         c: Any = self.config
         if c.noisy == "perturbed":
             return noisy_sentences(
-                self.template, name.replace("_", " "), draws=c.draws, strength=c.noise_strength,
+                self.template, spoken(name), draws=c.draws, strength=c.noise_strength,
                 ops=c.noise_ops or None, seed=self.seed,
             )  # fmt: skip
-        known = self.descriptions.get(name) or self.descriptions.get(name.replace("_", " "))
-        if not known:
-            raise UserError(
-                f"No description for class {name!r}; give a JSON file {{class: [sentences]}} with "
-                "--descriptions, or use the preset 'anprompt', which perturbs the template instead."
-            )
+        known = self.described(name)
         return [known[i % len(known)] for i in range(c.draws)]
 
     # --- prompts --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone
+from anprompt.data.names import class_key, spoken
 from anprompt.errors import NotFinite, UserError, choices
 from anprompt.prompting import ClassBank, Vision, class_bank, see
 
@@ -117,8 +118,24 @@ class Method(nn.Module):
         """Compute fixed tensors from the training classes; called once for a fresh method, never on load."""
 
     def sentences(self, classnames: Sequence[str]) -> list[str]:
-        """The clean sentence per class; underscores in names are read as spaces, as the field does."""
-        return [self.template.format(name.replace("_", " ")) for name in classnames]
+        """The clean sentence per class, with the name as it is read out (`names.spoken`)."""
+        return [self.template.format(spoken(name)) for name in classnames]
+
+    def described(self, name: str) -> list[str]:
+        """The descriptions of a class.
+
+        Raises:
+            UserError: it has none.
+        """
+        about = self.descriptions.get(name)
+        if not about:
+            by_key = {class_key(known): lines for known, lines in self.descriptions.items()}
+            about = by_key.get(class_key(name))
+        if not about:
+            raise UserError(
+                f"No description for class {name!r}; give a JSON file {{class: [sentences]}} with --descriptions."
+            )
+        return list(about)
 
     @property
     def logit_scale(self) -> float:
@@ -193,21 +210,34 @@ class Classifier:
     Args:
         head: "trained", "unseen", or "auto": the trained head if and only if every class of the list
             was trained on. What was chosen stands in `.head`.
+        words: what stands for the classes in sentences; None: their names, and for classes that were
+            trained on the names they were trained under, so that "Apple" answers as "apple" does.
+
+    Attributes:
+        classnames: the class list as it was given.
     """
 
-    def __init__(self, method: Method, classnames: Sequence[str] | None = None, head: str = "auto") -> None:
+    def __init__(
+        self, method: Method, classnames: Sequence[str] | None = None, head: str = "auto",
+        words: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
         if head not in ("auto", "trained", "unseen"):
             raise choices("head", head, ["auto", "trained", "unseen"])
         names = tuple(classnames) if classnames is not None else method.trained_classnames
         if not names:
             raise UserError("The class list is empty; give at least one class name.")
+        trained = {class_key(name): name for name in method.trained_classnames}
+        keys = [class_key(name) for name in names]
         if head == "auto":
-            head = "trained" if set(names) <= set(method.trained_classnames) else "unseen"
+            head = "trained" if all(key in trained for key in keys) else "unseen"
+        if words is None:
+            exact = set(method.trained_classnames)
+            words = [name if name in exact else trained.get(key, name) for name, key in zip(names, keys)]
         self.method, self.classnames = method, names
         self.head: Head = head  # type: ignore[assignment]
         self.temperature = method.temperature if head == "trained" else 1.0  # fitted on that head alone
         with torch.no_grad():
-            self.text = method.encode_classes(method.prepare(names))
+            self.text = method.encode_classes(method.prepare(words))
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:

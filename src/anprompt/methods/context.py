@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
+from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
 from anprompt.packing import pack
 from anprompt.prompting import ClassBank, Vision, blend_after_first, prompted_image, prompted_text, unit
@@ -86,7 +87,7 @@ def context_bank(
     """
     if position not in POSITIONS:
         raise choices("class_position", position, POSITIONS)
-    names = [name.replace("_", " ") for name in classnames]
+    names = [spoken(name) for name in classnames]
     tokens = backbone.tokenize([f"{name}." for name in names])
     lengths = (backbone.tokenize(names).eot - 1).tolist()
     words = list(words)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone
+from anprompt.data.names import spoken
 from anprompt.errors import UserError
 from anprompt.losses import feature_l1, logit_kl
 from anprompt.methods.base import Head, Method, MethodConfig, TextState
@@ -126,7 +127,7 @@ class PromptSRC(Method):
         """Unit frozen text features, mean of the raw ones over the templates, [C, E]; kept for one list."""
         if self._teacher is None or self._teacher[0] != classnames:
             used = IMAGENET_TEMPLATES[: self.config.teacher_templates or None]
-            names = [name.replace("_", " ") for name in classnames]
+            names = [spoken(name) for name in classnames]
             sentences = [[t.format(name) for t in used] for name in names]
             self._teacher = (classnames, ensemble_features(self.backbone, sentences, unit_first=False))
         return self._teacher[1]

@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from anprompt.backbones.base import Backbone
+from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import Head, Method, MethodConfig, TextState, frozen_alone
 from anprompt.prompting import ClassBank, Vision, ensemble_features
@@ -69,17 +70,8 @@ class ZeroShot(Method):
 
     def in_templates(self, name: str) -> list[str]:
         """A class name in every template of the ensemble."""
-        plain = name.replace("_", " ")
-        return [t.replace("{}", plain) for t in self.config.templates or IMAGENET_TEMPLATES]
-
-    def described(self, name: str) -> list[str]:
-        """The sentences of a class in the description file."""
-        known = self.descriptions.get(name) or self.descriptions.get(name.replace("_", " "))
-        if not known:
-            raise UserError(
-                f"No description for class {name!r}; give a JSON file {{class: [sentences]}} with --descriptions."
-            )
-        return list(known)
+        words = spoken(name)
+        return [t.replace("{}", words) for t in self.config.templates or IMAGENET_TEMPLATES]
 
     def encode_classes(self, bank: ClassBank) -> TextState:
         return {"text": bank.frozen}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from anprompt.data.names import class_key
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
 from anprompt.protocols.cross_dataset import SOURCE, by_target, with_targets
@@ -65,6 +66,7 @@ def own_domains(spec: RunSpec, dataset: Dataset) -> dict[str, Part]:
 
 def same_classes(source: Dataset, target: Dataset) -> None:
     """Raise a `UserError` unless the source has all classes of the target, by name."""
+    known = {class_key(name) for name in source.classnames}
     for name in target.classnames:
-        if name not in source.classnames:
+        if class_key(name) not in known:
             raise choices(f"class of {target.name} (the source {source.name} lacks it):", name, source.classnames)

@@ -119,6 +119,7 @@ class Measurement:
             data = self.parts[name].data
             words = Words.clean(data.classnames, data.template, self._about[name])
             self._plain[name] = worded(self.method, [words], self.parts[name].head)
+            self._plain[name][0].classnames = data.classnames  # results are counted under the given names
         return self._plain[name]
 
     def _views(self, part: Part, condition: Condition | None) -> Views | Pictures:
@@ -180,7 +181,7 @@ class Measurement:
         views = self._views(part, None)
         logits = torch.cat([self._logits(asked, seen) for seen in self._seen(part, None, views)])
         counted = copy.copy(asked)
-        counted.classnames = part.data.classnames  # results are counted under the true names
+        counted.classnames = part.data.classnames
         for (condition, _), own in zip(rows, logits.split(len(part.data.classnames), dim=1)):
             self.notes.put(_key(condition, name), self._entry(own, counted, views))
 

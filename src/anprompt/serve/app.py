@@ -24,7 +24,7 @@ from starlette.types import Receive
 
 from anprompt._version import __version__
 from anprompt.conditions import NOISE_SEED
-from anprompt.data.splits import clean_classnames
+from anprompt.data.names import check_classnames
 from anprompt.errors import NotFinite, UserError
 from anprompt.methods.base import Method
 from anprompt.noise.image import GROUPS, IMAGE_NOISE, SEVERITIES, corrupt, picture_rng
@@ -64,7 +64,7 @@ class Service:
 
     def __init__(self, method: Method, settings: Settings, classes: Sequence[str] | None = None) -> None:
         self.method, self.settings = method, settings
-        self.classes = tuple(clean_classnames(classes)) if classes else method.trained_classnames
+        self.classes = tuple(check_classnames(classes)) if classes else method.trained_classnames
         self.engine = Engine(method, settings.lists, pinned=self.classes)
         self.batcher: Batcher[Task, Scores] = Batcher(
             self.engine.run, queue=settings.queue, batch=settings.batch, wait=settings.wait,

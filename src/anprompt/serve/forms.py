@@ -14,7 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from anprompt.data.splits import clean_classnames
+from anprompt.data.names import check_classnames
 from anprompt.errors import UserError, choices
 from anprompt.noise.image import IMAGE_NOISE, SEVERITIES
 from anprompt.serve.settings import Settings
@@ -61,7 +61,7 @@ class Ask:
 
     Attributes:
         pictures: the files' bytes.
-        classes: cleaned names; None for those the adapter was trained on.
+        classes: names as they were sent; None for those the adapter was trained on.
         top: answers per picture.
         noise: family and severity, or None.
         zeroshot: answer with plain CLIP too.
@@ -232,7 +232,7 @@ def _classes(value: Any, settings: Settings) -> tuple[str, ...] | None:
         raise UserError("classes must be a list of names.")
     if len(value) > settings.classes:
         raise UserError(f"{len(value)} class names; at most {settings.classes} fit in one request.")
-    names = clean_classnames(value)
+    names = check_classnames(value)
     if len(names) < 2:
         raise UserError("The class list needs at least two names to choose from.")
     return tuple(names)
