@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -298,6 +298,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     check_fields(path, config)
     return config
+
+
+def recorded_train(config: Mapping[str, Any]) -> TrainConfig | None:
+    """The recipe in an adapter's config; None where there is none, or one of another version."""
+    values = config.get("train")
+    try:
+        return cast(TrainConfig, TrainConfig.from_dict(values)) if isinstance(values, dict) else None
+    except UserError:
+        return None
 
 
 def _written_by(config: Mapping[str, Any]) -> str:

@@ -19,10 +19,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
+from anprompt.adapters import parameters
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.calibrate import KEY, NONE, Calibration, calibrate, check_accept, from_record
-from anprompt.calibration_record import record_of
-from anprompt.checkpoint import holds_adapter, load_adapter, same_request, save_adapter
+from anprompt.checkpoint import (
+    holds_adapter,
+    load_adapter,
+    read_config,
+    recorded_train,
+    same_request,
+    save_adapter,
+)
 from anprompt.compute import threads_for
 from anprompt.data.crop import centre_view
 from anprompt.data.names import check_classnames, class_key
@@ -32,6 +39,7 @@ from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import Classifier, Method
 from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, targets
+from anprompt.train import TrainConfig
 from anprompt.tuning import plan, run, score
 
 __all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load", "pixels_of"]
@@ -158,7 +166,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             found = calibrate(
                 tuned.method, dataset, temperature=self.calibrate is not None, accept=self.accept
             )
-        self.log_, self.skipped_, self._train = tuned.log, tuned.skipped, job.train
+        self.log_, self.skipped_ = tuned.log, tuned.skipped
+        self._train: TrainConfig | None = job.train
         self._facts: dict[str, Any] = {"data": dataset.name, "pictures": len(job.dataset.train), "run": job.key}
         return self._adopt(tuned.method, labels, found)
 
@@ -282,6 +291,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """
         self.classifier()
         record = dict(getattr(self, "_facts", {}))
+        record[parameters.KEY] = parameters.to_record(self.get_params(deep=False), self.method_.descriptions)
         labels = self.classes_.tolist()
         if labels != list(self.method_.trained_classnames):
             record[LABELS] = labels
@@ -296,24 +306,39 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
 
 def load(
-    folder: str | Path, *, backbone: str | Backbone | None = None, device: str = "cpu", dtype: str = "float32"
+    folder: str | Path,
+    *,
+    backbone: str | Backbone | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> PromptClassifier:
-    """Open an adapter folder as a classifier.
+    """Open an adapter folder as the classifier that was saved: its answers, and its parameters for `clone` and `fit`.
 
     Args:
         backbone: where the recorded backbone is now, or the loaded one; None loads it by its recorded name.
+        device, dtype: of a backbone to load; None takes "cpu" (or "auto" where the classifier had it) and the
+            recorded precision.
+
+    Raises:
+        UserError: see `anprompt.checkpoint.load_adapter`.
     """
+    config, where = read_config(folder), f"Adapter {str(folder)!r}"
+    record = dict(config.get("record", {}))
+    kept = parameters.from_record(record.pop(parameters.KEY, None), config, where)
+    by_name = kept.pop("by_name") and backbone is None
+    kept["device"] = device or kept.get("device", "cpu")
+    kept["dtype"] = dtype or kept.get("dtype", "float32")
     if isinstance(backbone, str):
-        backbone = load_backbone(backbone, device=device, dtype=dtype)
-    method = load_adapter(folder, backbone=backbone, device=device, dtype=dtype)
-    record, where = record_of(folder), f"Adapter {str(folder)!r}"
+        backbone = load_backbone(backbone, device=kept["device"], dtype=kept["dtype"])
+    method = load_adapter(folder, backbone=backbone, device=kept["device"], dtype=kept["dtype"])
     classifier = PromptClassifier(
-        method.backbone, method.preset, seed=method.seed, settings=method.config.to_dict(),
-        template=method.template, descriptions=method.descriptions or None, device=device, dtype=dtype,
-    )  # fmt: skip
-    classifier.skipped_ = ()
-    labels = _recorded_labels(record.get(LABELS), method.trained_classnames, where)
-    return classifier._adopt(method, labels, from_record(record.get(KEY), where))
+        config["backbone"]["id"] if by_name else method.backbone, method.preset, seed=method.seed, **kept
+    )
+    labels = _recorded_labels(record.pop(LABELS, None), method.trained_classnames, where)
+    found = from_record(record.pop(KEY, None), where)
+    classifier.skipped_, classifier._facts = (), record
+    classifier._train = recorded_train(config)
+    return classifier._adopt(method, labels, found)
 
 
 def trained_threshold(found: Calibration | None, ready: Classifier) -> float:

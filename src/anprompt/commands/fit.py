@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
+    from anprompt.adapters import parameters
     from anprompt.backbones import load_backbone, resolve_device
     from anprompt.checkpoint import save_adapter
     from anprompt.data.bank import DiskBank
@@ -103,6 +104,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     if not first:
         return 0
     record = _record(dataset, job, tuned, tested)
+    asked = {"shots": args.shots, "settings": settings or None, "train": train or None, "classes": args.classes,
+             "template": args.template, "descriptions": job.descriptions or None, "backbone": args.backbone}  # fmt: skip
+    record[parameters.KEY] = parameters.to_record(asked, tuned.method.descriptions)
     try:
         save_adapter(out, tuned.method, train=job.train, record=record, overwrite=args.overwrite)
     except UserError as error:

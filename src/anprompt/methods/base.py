@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ class MethodConfig:
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
+    if isinstance(value, np.generic):  # what a grid search over numpy's ranges gives
+        value = value.item()
     if isinstance(default, bool) != isinstance(value, bool):
         raise UserError(
             f"Setting {key!r} must be {'true or false' if isinstance(default, bool) else 'no boolean'}."

@@ -1,0 +1,1 @@
+"""Adapter folders: what beside the tensors makes a classifier the one that was saved."""

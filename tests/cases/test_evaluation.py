@@ -1,0 +1,149 @@
+"""What was trained and measured is what is said: reopened classifiers, short runs, small calibrations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+import anprompt as ap
+from anprompt.backbones import Backbone
+from anprompt.checkpoint import CONFIG
+from anprompt.cli import main
+from anprompt.errors import UserError
+
+QUICK: dict[str, Any] = {"method": "coop", "shots": 2, "train": {"epochs": 1}}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "half of the classes": {"classes": "base"},
+    "the other half": {"classes": "new", "shots": None},
+    "all shots": {"shots": "all"},
+    "own recipe": {"shots": 3, "seed": 7, "train": {"epochs": 2, "lr": 0.01, "crop_scale": (0.9, 1.0)}},
+    "numpy's numbers": {"shots": np.int64(2), "seed": np.int64(3), "train": {"epochs": np.int32(1), "lr": np.float64(0.5)}},
+    "seed 0": {"seed": 0},
+    "settings": {"settings": {"n_context": 2, "context_init": ""}, "template": "a drawing of a {}."},
+    "calibrated": {"calibrate": "temperature", "accept": 0.75},
+    "no settings": {"settings": {}, "train": {}, "shots": 1},
+    "half precision": {"dtype": "bfloat16"},
+    "descriptions": {
+        "method": "anprompt", "settings": {"token_width": 8, "draws": 1},
+        "descriptions": {name: [f"{name} pixels"] for name in ("blue_square", "green square", "red_square", "yellow square", "violet")},
+    },
+}  # fmt: skip
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda v: v.item()))
+
+
+def same_parameters(first: ap.PromptClassifier, second: ap.PromptClassifier) -> None:
+    ours, theirs = first.get_params(deep=False), second.get_params(deep=False)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        if key == "backbone":
+            assert type(ours[key]) is type(theirs[key])
+        elif key == "names":
+            assert ours[key] == theirs[key]
+        else:
+            assert as_json(ours[key]) == as_json(theirs[key]), key
+            assert type(ours[key]) is type(theirs[key]) or isinstance(ours[key], np.generic), key
+
+
+@pytest.mark.parametrize("case", PARAMETERS)
+def test_a_reopened_classifier_equals_the_saved_one(
+    case: str, tiny_folder: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    first = ap.PromptClassifier(str(tiny_folder), **{**QUICK, **PARAMETERS[case]}).fit(str(photo_folder))
+    opened = ap.load(first.save(tmp_path / "a"))
+    same_parameters(first, opened)
+    assert opened.classes_.tolist() == first.classes_.tolist() and opened.calibration_ == first.calibration_
+    pictures = [str(path) for path in sorted(photo_folder.glob("*/1.png"))]
+    np.testing.assert_array_equal(opened.predict_proba(pictures), first.predict_proba(pictures))
+    assert opened.score(str(photo_folder)) == first.score(str(photo_folder))
+    again = clone(opened).fit(str(photo_folder))
+    for ours, theirs in zip(first.method_.state_dict().values(), again.method_.state_dict().values()):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    saved = json.loads((tmp_path / "a" / CONFIG).read_text())
+    assert json.loads((opened.save(tmp_path / "b") / CONFIG).read_text()) == saved
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([0, 1], {0: "red", 1: "green"}),
+        ([10, 2], None),
+        ([-1.0, 1.0], {-1.0: "red", 1.0: "green"}),
+        (["r", "g"], {"r": "red", "g": "green", "unused": "blue"}),
+        ([True, False], {True: "red", False: "green"}),
+    ],
+)
+def test_labels_and_names_come_back(
+    labels: list[Any], names: Any, tiny_backbone: Backbone, photo_folder: Path, tmp_path: Path
+) -> None:
+    pictures = [str(photo_folder / name / f"{i}.png") for name in ("red_square", "green square") for i in range(3)]
+    y = [labels[0]] * 3 + [labels[1]] * 3
+    first = ap.PromptClassifier(tiny_backbone, **QUICK, names=names).fit(pictures, y)
+    opened = ap.load(first.save(tmp_path / "a"), backbone=tiny_backbone)
+    same_parameters(first, opened)
+    assert opened.classes_.tolist() == first.classes_.tolist()
+    assert opened.classes_.dtype.kind == first.classes_.dtype.kind
+    np.testing.assert_array_equal(opened.predict(pictures), first.predict(pictures))
+    again = clone(opened).fit(pictures, y)
+    np.testing.assert_array_equal(again.predict_proba(pictures), first.predict_proba(pictures))
+
+
+def test_the_command_lines_adapter_opens_with_its_parameters(
+    tiny_folder: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    words = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "3",
+             "--classes", "base", "--seed", "5", "--set", "n_context=2", "--set", "context_init=", "--epochs", "2"]  # fmt: skip
+    assert main([*words, "--out", str(tmp_path / "a")]) == 0
+    opened = ap.load(tmp_path / "a")
+    found = {key: opened.get_params()[key] for key in ("shots", "classes", "seed", "settings", "train", "method", "template")}
+    assert found == {
+        "shots": 3, "classes": "base", "seed": 5, "settings": {"n_context": 2, "context_init": ""},
+        "train": {"epochs": 2}, "method": "coop", "template": None,
+    }  # fmt: skip
+    again = clone(opened).fit(str(photo_folder))
+    pictures = [str(path) for path in sorted(photo_folder.glob("*/1.png"))]
+    np.testing.assert_array_equal(again.predict_proba(pictures), opened.predict_proba(pictures))
+
+
+def test_an_adapter_from_before_opens_with_its_recipe(
+    tiny_backbone: Backbone, photo_folder: Path, tmp_path: Path
+) -> None:
+    first = ap.PromptClassifier(tiny_backbone, method="coop", shots=16, seed=3, train={"epochs": 2, "lr": 0.01})
+    folder = first.fit(str(photo_folder)).save(tmp_path / "a")
+    config = json.loads((folder / CONFIG).read_text())
+    del config["record"]["parameters"]
+    (folder / CONFIG).write_text(json.dumps(config))
+    opened = ap.load(folder, backbone=tiny_backbone)
+    assert opened.get_params()["train"]["epochs"] == 2 and "seed" not in opened.get_params()["train"]
+    pictures = [str(path) for path in sorted(photo_folder.glob("*/1.png"))]
+    again = clone(opened).fit(str(photo_folder))
+    np.testing.assert_array_equal(again.predict_proba(pictures), first.predict_proba(pictures))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("shots", -1), ("shots", "many"), ("shots", 1.5), ("classes", "evil"), ("accept", 7), ("names", {"a": 1}),
+     ("names", [[1]]), ("names", [[[], "a"]]), ("names", [[1, "\x1b[2J"]]), ("settings", [1]), ("train", "fast"),
+     ("template", 3), ("template", "\x1b {}"), ("calibrate", "yes"), ("descriptions", {"a": "b"}), ("device", "cuda"),
+     ("dtype", "float8"), (None, [1]), (None, "x")],
+)  # fmt: skip
+def test_parameters_from_strangers_are_checked(
+    key: str | None, value: Any, tiny_backbone: Backbone, photo_folder: Path, tmp_path: Path
+) -> None:
+    folder = ap.PromptClassifier(tiny_backbone, **QUICK).fit(str(photo_folder)).save(tmp_path / "a")
+    config = json.loads((folder / CONFIG).read_text())
+    if key is None:
+        config["record"]["parameters"] = value
+    else:
+        config["record"]["parameters"][key] = value
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=key or "parameters") as caught:
+        ap.load(folder, backbone=tiny_backbone)
+    assert str(caught.value).isprintable()
