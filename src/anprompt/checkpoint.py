@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -298,15 +298,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     check_fields(path, config)
     return config
-
-
-def recorded_train(config: Mapping[str, Any]) -> TrainConfig | None:
-    """The recipe in an adapter's config; None where there is none, or one of another version."""
-    values = config.get("train")
-    try:
-        return cast(TrainConfig, TrainConfig.from_dict(values)) if isinstance(values, dict) else None
-    except UserError:
-        return None
 
 
 def _written_by(config: Mapping[str, Any]) -> str:

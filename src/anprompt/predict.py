@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,13 +20,12 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from anprompt.adapters import parameters
+from anprompt.adapters.place import holds_adapter_here, holds_another
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.calibrate import KEY, NONE, Calibration, calibrate, check_accept, from_record
 from anprompt.checkpoint import (
-    holds_adapter,
     load_adapter,
     read_config,
-    recorded_train,
     same_request,
     save_adapter,
 )
@@ -45,6 +44,7 @@ from anprompt.tuning import plan, run, score
 __all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load", "pixels_of"]
 
 BATCH = 64
+_OVERWRITE = "save(..., overwrite=True)"
 LABELS = "labels"  # in an adapter's record: the caller's own labels, where they are not the class names
 
 
@@ -298,10 +298,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         if self.calibration_:
             record[KEY] = self.calibration_.to_dict()
         train = getattr(self, "_train", None)
-        if not overwrite and holds_adapter(folder) and not same_request(folder, self.method_, train, record):
-            raise UserError(
-                f"{str(folder)!r} holds the adapter of another run; choose a new folder, or save(..., overwrite=True)."
-            )
+        there = holds_adapter_here(Path(folder), overwrite=overwrite, option="", remedy=_OVERWRITE)
+        if there and not same_request(folder, self.method_, train, record):
+            raise holds_another(Path(folder), "", _OVERWRITE)
         return save_adapter(folder, self.method_, train=train, record=record, overwrite=overwrite)
 
 
@@ -337,8 +336,17 @@ def load(
     labels = _recorded_labels(record.pop(LABELS, None), method.trained_classnames, where)
     found = from_record(record.pop(KEY, None), where)
     classifier.skipped_, classifier._facts = (), record
-    classifier._train = recorded_train(config)
+    classifier._train = _recorded_train(config)
     return classifier._adopt(method, labels, found)
+
+
+def _recorded_train(config: Mapping[str, Any]) -> TrainConfig | None:
+    """The recipe in an adapter's config; None where there is none, or one of another version."""
+    values = config.get("train")
+    try:
+        return cast(TrainConfig, TrainConfig.from_dict(values)) if isinstance(values, dict) else None
+    except UserError:
+        return None
 
 
 def trained_threshold(found: Calibration | None, ready: Classifier) -> float:

@@ -147,3 +147,62 @@ def test_parameters_from_strangers_are_checked(
     with pytest.raises(UserError, match=key or "parameters") as caught:
         ap.load(folder, backbone=tiny_backbone)
     assert str(caught.value).isprintable()
+
+
+# --- folders of others ----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def trained(tiny_backbone: Backbone, photo_folder: Path) -> ap.PromptClassifier:
+    return ap.PromptClassifier(tiny_backbone, **QUICK).fit(str(photo_folder))
+
+
+FOREIGN = ["README.md", "config.json", "adapter.safetensors", "thesis.txt", ".env", ".gitignore", "src/main.py", ".git/HEAD"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_of_others_is_refused_and_stays(
+    name: str, trained: ap.PromptClassifier, tiny_folder: Path, photo_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    mine = tmp_path / "project" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match="holds other files") as caught:
+        trained.save(tmp_path / "project")
+    assert "overwrite=True" in str(caught.value)
+    words = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "1",
+             "--epochs", "1", "--out", str(tmp_path / "project")]  # fmt: skip
+    assert main(words) == 2 and "holds other files" in capsys.readouterr().err
+    assert mine.read_text() == "mine" and [p.name for p in (tmp_path / "project").iterdir()] == [name.split("/")[0]]
+    trained.save(tmp_path / "project", overwrite=True)
+    assert ap.load(tmp_path / "project", backbone=trained.backbone).classes_.tolist() == trained.classes_.tolist()
+    if mine.name not in ("README.md", "config.json", "adapter.safetensors"):
+        assert mine.read_text() == "mine"
+
+
+def test_another_runs_adapter_stays_and_the_same_is_replaced(
+    trained: ap.PromptClassifier, tiny_backbone: Backbone, photo_folder: Path, tmp_path: Path
+) -> None:
+    folder = trained.save(tmp_path / "a")
+    (folder / ".DS_Store").write_text("")
+    (folder / "notes.txt").write_text("mine")
+    before = (folder / CONFIG).read_bytes()
+    assert trained.save(folder) == folder and ap.load(folder, backbone=tiny_backbone).save(folder) == folder
+    assert (folder / CONFIG).read_bytes() == before and (folder / "notes.txt").read_text() == "mine"
+    for change in ({"seed": 2}, {"shots": 1}, {"method": "maple"}, {"classes": "base"}, {"train": {"epochs": 2}}):
+        other = ap.PromptClassifier(tiny_backbone, **{**QUICK, **change}).fit(str(photo_folder))
+        with pytest.raises(UserError, match="holds the adapter of another run"):
+            other.save(folder)
+        assert (folder / CONFIG).read_bytes() == before
+    other.save(folder, overwrite=True)
+    assert (folder / CONFIG).read_bytes() != before
+
+
+def test_a_file_or_a_link_in_the_way(trained: ap.PromptClassifier, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "full")
+    for name in ("file", "link"):
+        with pytest.raises(UserError):
+            trained.save(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine" and [p.name for p in (tmp_path / "full").iterdir()] == ["x"]

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, save."""
+    from anprompt.adapters.place import holds_adapter_here, holds_another
     from anprompt.backbones import load_backbone
     from anprompt.checkpoint import save_adapter
     from anprompt.checkpoints_field import from_state, method_of, official_methods, read_state
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     check_out(out)
-    _check_empty(out, overwrite=args.overwrite)
+    if holds_adapter_here(out, overwrite=args.overwrite, option="--out", remedy="--overwrite"):
+        raise holds_another(out, "--out", "--overwrite")
     if args.method is not None and args.method not in official_methods():
         raise choices("method of official files", args.method, official_methods())
     check_template(args.template)
@@ -74,14 +76,6 @@ def run(args: argparse.Namespace) -> int:
     save_adapter(out, method, record={"converted from": Path(args.file).name}, overwrite=args.overwrite)
     _report(args, out, method)
     return 0
-
-
-def _check_empty(out: Path, *, overwrite: bool) -> None:
-    others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
-    if others and not overwrite:
-        raise UserError(
-            f"--out {str(out)!r} holds other files ({others[0]!r}); choose a new folder, or add --overwrite."
-        )
 
 
 def _report(args: argparse.Namespace, out: Path, method: Method) -> None:

@@ -172,21 +172,15 @@ def check_out(out: Path) -> None:
 
 def _finished(out: Path, job: Job, *, overwrite: bool) -> bool:
     """Whether the folder holds this run's adapter; refuses folders that hold something else."""
-    from anprompt.checkpoint import holds_adapter, read_config
+    from anprompt.adapters.place import holds_adapter_here, holds_another
+    from anprompt.checkpoint import read_config
 
-    others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.exists() else []
-    if overwrite or not others:
+    if not holds_adapter_here(out, overwrite=overwrite, option="--out", remedy="--overwrite"):
         return False
-    if not holds_adapter(out):
-        raise UserError(
-            f"--out {str(out)!r} holds other files ({others[0]!r}); choose a new folder, or add --overwrite."
-        )
     record = read_config(out).get("record")
     if isinstance(record, dict) and record.get("run") == job.key:
         return True
-    raise UserError(
-        f"--out {str(out)!r} holds the adapter of another run; choose a new folder, or add --overwrite."
-    )
+    raise holds_another(out, "--out", "--overwrite")
 
 
 def _keep_state(state: Path, job: Job, *, overwrite: bool) -> None:
