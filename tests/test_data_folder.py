@@ -43,12 +43,12 @@ def test_parts_are_kept(tmp_path, val):
     assert {item.classname for item in data.test} == {"cat", "dog", "fox"}
 
 
-def test_train_alone_is_divided_and_others_are_reported(tmp_path):
+def test_train_alone_stays_whole_and_others_are_reported(tmp_path):
     class_folders(tmp_path / "train", {"cat": 10, "dog": 10})
     class_folders(tmp_path, {"annotations": 2})
     (tmp_path / "labels.txt").write_text("x")
     data = open_dataset(tmp_path)
-    assert [len(part) for part in (data.train, data.val, data.test)] == [10, 4, 6]
+    assert [len(part) for part in (data.train, data.val, data.test)] == [20, 0, 0]
     assert len(data.skipped) == 2 and "annotations" in data.skipped[0] and "labels.txt" in data.skipped[1]
 
 

@@ -103,8 +103,8 @@ BAD = {
     "nul": (GOOD + "pics/\0.png,cat\n", "line 4: (there is no file|line contains NUL)"),
     "web address": (GOOD + "https://example.org/a.png,cat\n", "line 4: .* web address; download"),
     "bad split": (
-        "path,label,split\npics/0.png,cat,dev\n",
-        "line 2: the split 'dev' is none of train, val, test",
+        "path,label,split\npics/0.png,cat,middle\n",
+        "line 2: the split 'middle' is none of train, val, test",
     ),
     "no split": ("path,label,split\npics/0.png,cat,\n", "line 2: the split '' is none of"),
     "no label column": ("path,class\npics/0.png,cat\n", "no column 'label'; its first line is 'path,class'"),
@@ -112,9 +112,9 @@ BAD = {
     "two columns": ("path,label,label\npics/0.png,cat,dog\n", "two columns 'label'"),
     "nothing": ("", "is empty; its first line should be"),
     "header only": ("path,label\n\n", "header but no rows"),
-    "one class": ("path,label\npics/0.png,cat\n", r"usable pictures of 1 class\(es\)"),
+    "one class": ("path,label\npics/0.png,cat\n", "one class only"),
     "equal names": ("path,label\npics/0.png,cat\npics/1.png,Cat\n", "'Cat' and 'cat' both read as 'cat'"),
-    "folder": ("path,label\npics,cat\npics/1.png,dog\n", "1 class.*folder, not a picture"),
+    "folder": ("path,label\npics,cat\npics/1.png,dog\n", "one class only.*folder, not a picture"),
 }
 
 

@@ -49,14 +49,15 @@ def make_views(
 
 
 def part_items(dataset: Dataset, part: str = "test", domain: str | None = None) -> tuple[Item, ...]:
-    """The items of one part, and of one domain if given.
+    """The items of one part ("all": of every part), and of one domain if given.
 
     Raises:
         UserError: unknown part or domain, or nothing in it.
     """
-    if part not in PARTS:
-        raise choices("split", part, PARTS)
-    items: tuple[Item, ...] = getattr(dataset, part)
+    if part not in (*PARTS, "all"):
+        raise choices("split", part, (*PARTS, "all"))
+    every = (*dataset.train, *dataset.val, *dataset.test)  # val may serve as test: each item once
+    items: tuple[Item, ...] = getattr(dataset, part) if part != "all" else tuple(dict.fromkeys(every))
     if domain is not None:
         domains = sorted({item.domain for item in items} - {""})
         if not domains:
@@ -65,5 +66,7 @@ def part_items(dataset: Dataset, part: str = "test", domain: str | None = None) 
             raise choices("domain", domain, domains)
         items = tuple(item for item in items if item.domain == domain)
     if not items:
-        raise UserError(f"{dataset.name} has no {part} pictures.")
+        held = ", ".join(f"{len(getattr(dataset, name))} {name}" for name in PARTS if getattr(dataset, name))
+        others = f" It has {held}; choose with --split (all: every picture)." if held else ""
+        raise UserError(f"{dataset.name} has no {part} pictures.{others}")
     return items

@@ -12,10 +12,11 @@ from PIL import Image
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
-from anprompt.data.images import open_picture, picture_files, to_rgb
+from anprompt.data.images import open_picture, to_rgb
 from anprompt.data.names import check_classnames
 from anprompt.data.splits import divide
 from anprompt.data.types import Dataset, Item
+from anprompt.data.walk import picture_files
 from anprompt.errors import UserError
 
 Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from anprompt.checkpoint import (
     save_adapter,
 )
 from anprompt.compute import threads_for
+from anprompt.data.candidates import candidates
 from anprompt.data.crop import centre_view
 from anprompt.data.names import check_classnames, class_key
 from anprompt.data.sources import open_dataset
@@ -40,6 +42,8 @@ from anprompt.methods.base import Classifier, Method
 from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, targets
 from anprompt.train import TrainConfig
 from anprompt.tuning import plan, run, score
+
+log = logging.getLogger("anprompt")
 
 __all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load", "pixels_of"]
 
@@ -166,7 +170,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             found = calibrate(
                 tuned.method, dataset, temperature=self.calibrate is not None, accept=self.accept
             )
-        self.log_, self.skipped_ = tuned.log, tuned.skipped
+        self.log_ = tuned.log
+        self.skipped_ = tuple(dict.fromkeys((*dataset.skipped, *tuned.skipped)))
         self._train: TrainConfig | None = job.train
         self._facts: dict[str, Any] = {"data": dataset.name, "pictures": len(job.dataset.train), "run": job.key}
         return self._adopt(tuned.method, labels, found)
@@ -190,11 +195,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     @staticmethod
-    def _dataset(data: Any) -> Dataset:
+    def _dataset(data: Any, known: Sequence[str] = ()) -> Dataset:
         if isinstance(data, Dataset):
             return data
         if isinstance(data, (str, os.PathLike)):
-            return open_dataset(str(data))
+            return open_dataset(str(data), known=known, least_classes=1 if known else 2)
         raise UserError("fit takes a data set (a folder, 'embedded:food', ...), or pictures and their names.")
 
     # --- answers --------------------------------------------------------------------------------
@@ -267,8 +272,15 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             return float(wanted)
         return trained_threshold(self.calibration_, ready)
 
-    def score(self, X: Any, y: Iterable[Any] | None = None, sample_weight: Any = None) -> float:
-        """Accuracy: of pictures with labels `y`, or on the test part of a data set."""
+    def score(
+        self, X: Any, y: Iterable[Any] | None = None, sample_weight: Any = None, *, part: str = "test"
+    ) -> float:
+        """Accuracy: of pictures with labels `y`, or on one part of a data set.
+
+        Args:
+            part: "test", "val", "train", or "all" for a folder that was not trained on. A folder with some of
+                the trained classes, and no other, is scored among all trained ones.
+        """
         if y is not None:
             answers = [class_key(answer) for answer in self.predict(X)]
             truth = [class_key(label) for label in targets(y)]
@@ -276,7 +288,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 raise UserError(f"{len(answers)} pictures but {len(truth)} names.")
             return float(np.average(np.array(answers) == np.array(truth), weights=sample_weight))
         self.classifier()
-        return score(self.method_, subset_classes(self._dataset(X), self.classes))[0].accuracy
+        data = subset_classes(self._dataset(X, self.method_.trained_classnames), self.classes)
+        data, told = candidates(data, self.method_.trained_classnames)
+        for line in told:
+            log.warning("%s", line)
+        return score(self.method_, data, part=part)[0].accuracy
 
     # --- files ----------------------------------------------------------------------------------
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:

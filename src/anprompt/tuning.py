@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from anprompt.backbones import Backbone
 from anprompt.compute import threads_for
 from anprompt.data.bank import ViewBank
 from anprompt.data.names import class_key
-from anprompt.data.splits import few_shot, subset_classes
+from anprompt.data.splits import few_shot, subset_classes, with_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
 from anprompt.evaluate import Metrics, evaluate
@@ -26,6 +27,8 @@ from anprompt.loaders import make_views, part_items
 from anprompt.methods import Classifier, Method, MethodConfig, build_method, method_class, preset
 from anprompt.process_group import Team
 from anprompt.train import EpochHook, StepHook, TrainConfig, TrainLog, fit
+
+log = logging.getLogger("anprompt")
 
 VAL_SHOTS = 4
 
@@ -101,7 +104,7 @@ def plan(
     drawn = few_shot(dataset, shots, seed)
     if shots is None:  # validation after every epoch stays small
         drawn = dataclasses.replace(drawn, val=few_shot(dataset, VAL_SHOTS, seed).val)
-    drawn = subset_classes(drawn, classes)
+    drawn = _trainable(subset_classes(drawn, classes))
     if len(drawn.classnames) < 2:
         raise UserError(
             f"{dataset.name}: training needs at least two classes; {classes!r} leaves {len(drawn.classnames)}."
@@ -113,6 +116,21 @@ def plan(
         drawn, backbone, method, method_config, train_config, template if template is not None else dataset.template,
         known,
     )  # fmt: skip
+
+
+def _trainable(dataset: Dataset) -> Dataset:
+    """Without the classes that have no training images: they would count as trained, and are not."""
+    held = {item.label for item in dataset.train}
+    kept = [name for label, name in enumerate(dataset.classnames) if label in held]
+    if not kept or len(kept) == len(dataset.classnames):
+        return dataset
+    out = [name for label, name in enumerate(dataset.classnames) if label not in held]
+    lost = sum(item.label not in held for item in dataset.test)
+    log.warning(
+        "%s: left out of training and of the test, as without training images: %s (%d test images)",
+        dataset.name, ", ".join(out[:5]) + (f", ... ({len(out)} classes)" if len(out) > 5 else ""), lost,
+    )  # fmt: skip
+    return with_classes(dataset, kept)
 
 
 def split_settings(method: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

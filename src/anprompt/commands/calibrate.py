@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from anprompt.commands.common import PRECISIONS, add_adapter_folder, add_device
+from anprompt.commands.common import PRECISIONS, add_adapter_folder, add_device, add_layout
 from anprompt.commands.parser import one_of, share
 from anprompt.commands.terminal import percent, print_json, say
 
@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="SPEC", required=True,
         help="labelled pictures of the trained classes: a folder of class folders, a CSV file, embedded:NAME or coop:NAME",
     )  # fmt: skip
+    add_layout(parser)
     parser.add_argument("--root", metavar="DIR", help="what relative paths and coop:NAME start from")
     parser.add_argument(
-        "--split", type=one_of("split", ("val", "test", "train")), default="val", metavar="val|test|train",
+        "--split", type=one_of("split", ("val", "test", "train", "all")), default="val", metavar="val|test|train|all",
         help="which pictures; those trained on would flatter (default: val)",
     )  # fmt: skip
     parser.add_argument(
@@ -39,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from anprompt.data.sources import open_dataset
     from anprompt.loaders import part_items
 
-    read_config(args.adapter)  # slips show before a backbone is loaded
-    data = open_dataset(args.data, root=args.root)
+    trained = map(str, read_config(args.adapter)["classnames"])  # slips show before a backbone is loaded
+    data = open_dataset(args.data, root=args.root, layout=args.layout, known=trained)
     part_items(data, args.split)
     dtype = PRECISIONS[args.precision or "fp32"]
     given = load_backbone(args.backbone, device=args.device, dtype=dtype) if args.backbone else None

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anprompt.commands.parser import one_of
+from anprompt.commands.terminal import say
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
+    from anprompt.data.types import Dataset
     from anprompt.methods import Method
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -24,6 +26,7 @@ def add_data(parser: argparse.ArgumentParser, classes_help: str) -> None:
         required=True,
         help="a folder of class folders, a CSV file, embedded:NAME or coop:NAME",
     )
+    add_layout(parser)
     parser.add_argument("--root", metavar="DIR", help="what relative paths and coop:NAME start from")
     parser.add_argument(
         "--classes",
@@ -32,6 +35,25 @@ def add_data(parser: argparse.ArgumentParser, classes_help: str) -> None:
         metavar="all|base|new",
         help=classes_help,
     )
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """--layout."""
+    from anprompt.data.part_names import LAYOUTS
+
+    parser.add_argument(
+        "--layout", type=one_of("layout", LAYOUTS), default="auto", metavar="|".join(LAYOUTS),
+        help="what a folder's folders are, where they can be read in two ways (default: auto)",
+    )  # fmt: skip
+
+
+def say_reading(args: argparse.Namespace, dataset: Dataset) -> None:
+    """How a folder or table was understood; each class and each file left out with --verbose."""
+    from anprompt.data.reading import reading_lines
+
+    if not (args.quiet or args.json):
+        for line in reading_lines(dataset, verbose=args.verbose):
+            say(line)
 
 
 def add_device(parser: argparse.ArgumentParser, precision_help: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anprompt.commands.common import add_layout, say_reading
 from anprompt.commands.parser import one_of, whole
 from anprompt.commands.terminal import note_line, print_json, progress, say, table
 from anprompt.errors import UserError, choices
@@ -22,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `data`."""
     parser.add_argument(
         "action", type=one_of("action", _ACTIONS), metavar="list|check|prepare",
-        help="list: the data sets known by name; check: what of them is there and what is missing; "
+        help="list: the data sets known by name; check: what of them is there and what is missing, or how a "
+        "folder or table of yours is read; "
         "prepare: put a download where it belongs",
     )  # fmt: skip
-    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets (check: default all classic ones)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets, folders or tables (check: default all classic ones)")
+    add_layout(parser)
     parser.add_argument("--root", metavar="DIR", help="the folder that holds the classic data sets")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     group = parser.add_argument_group("prepare")
@@ -74,13 +77,17 @@ def _check(args: argparse.Namespace) -> int:
     from anprompt.data.catalog import CATALOG
     from anprompt.data.sources import check_dataset
 
-    if args.root is None:
-        raise UserError("'data check' needs --root DIR, the folder that holds the data sets.")
-    _require_folder(args.root)
+    if args.names and not any(_is_classic(name) for name in args.names):
+        return _check_own(args)
     asked = [name.removeprefix("coop:") for name in dict.fromkeys(args.names)]
     for name in asked:
         if name not in CATALOG:
             raise choices("classic data set", name, CATALOG)
+    if args.root is None:
+        raise UserError(
+            "'data check' needs --root DIR, the folder that holds the classic data sets, or a folder of your own."
+        )
+    _require_folder(args.root)
     found = [check_dataset(name, args.root) for name in dict.fromkeys(asked or CATALOG)]
     broken = [check.name for check in found if not check.complete]
     if args.json:
@@ -93,6 +100,31 @@ def _check(args: argparse.Namespace) -> int:
     if broken:
         note_line(f"{len(broken)} of {len(found)} data sets incomplete: {', '.join(broken)}")
     return 1 if asked and broken else 0
+
+
+def _is_classic(name: str) -> bool:
+    """Whether a word can only mean a classic data set: it is one's name, or nothing that lies there."""
+    from anprompt.data.catalog import CATALOG
+
+    if name.startswith("coop:") or name in CATALOG:
+        return True
+    looks_like_path = "/" in name or "\\" in name or name in (".", "..") or name.startswith("~") or "." in name
+    return not (looks_like_path or Path(name).exists())
+
+
+def _check_own(args: argparse.Namespace) -> int:
+    """How folders and tables are read."""
+    from anprompt.data.reading import reading_record
+    from anprompt.data.sources import open_dataset
+
+    found = {}
+    for name in dict.fromkeys(args.names):
+        data = open_dataset(name, root=args.root, layout=args.layout, report=False)
+        say_reading(args, data)
+        found[name] = {"classes": list(data.classnames), **reading_record(data)}
+    if args.json:
+        print_json(found)
+    return 0
 
 
 def _say_check(check: Check) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from anprompt.commands.common import add_adapter, add_data, add_device, open_method
+from anprompt.commands.common import ZEROSHOT, add_adapter, add_data, add_device, open_method
 from anprompt.commands.parser import one_of
-from anprompt.commands.terminal import percent, print_json, progress, say, table
+from anprompt.commands.terminal import note_line, percent, print_json, progress, say, table
 from anprompt.commands.together import together
+from anprompt.errors import UserError
+
+PARTS = ("test", "val", "train")
 
 if TYPE_CHECKING:
     from anprompt.process_group import Team
@@ -19,8 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_adapter(parser)
     add_data(parser, "which half of the data's classes to test on (default: all)")
     parser.add_argument(
-        "--split", type=one_of("split", ("test", "val", "train")), default="test", metavar="test|val|train"
-    )
+        "--split", type=one_of("split", (*PARTS, "all")), metavar="test|val|train|all",
+        help="which images (default: test); all: every image, for a folder that was not trained on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--candidates", type=one_of("candidates", ("auto", "trained", "data")), default="auto", metavar="auto|trained|data",
+        help="the classes to choose from; auto: the trained ones where the folder holds some of them and no other",
+    )  # fmt: skip
     parser.add_argument(
         "--head", type=one_of("head", ("auto", "trained", "unseen")), default="auto", metavar="auto|trained|unseen",
         help="auto: the trained head if and only if every class was trained on",
@@ -38,31 +46,58 @@ def run(args: argparse.Namespace) -> int:
         return _run(args, team)
 
 
+def _trained(args: argparse.Namespace) -> tuple[str, ...]:
+    """Names of the trained classes; none for zero-shot CLIP. A slip in the folder's name shows here."""
+    from anprompt.checkpoint import read_config
+
+    return () if args.adapter == ZEROSHOT else tuple(map(str, read_config(args.adapter)["classnames"]))
+
+
 def _run(args: argparse.Namespace, team: Team | None) -> int:
+    from anprompt.data.candidates import candidates
+    from anprompt.data.reading import reading_record
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
     from anprompt.evaluate import calibration_error
     from anprompt.loaders import part_items
     from anprompt.tuning import score
 
-    data = subset_classes(open_dataset(args.data, root=args.root), args.classes)
-    part_items(data, args.split, args.domain)  # fails before a backbone is loaded
+    trained = _trained(args)
+    data = open_dataset(args.data, root=args.root, layout=args.layout, known=trained, least_classes=1 if trained else 2)
+    whole = data
+    told: list[str] = []
+    data = subset_classes(data, args.classes)
+    split = args.split or "test"
+    part_items(data, split, args.domain)  # fails before a backbone is loaded
+    if args.classes == "all":
+        data, told = candidates(data, trained, args.candidates)
+    if len(data.classnames) < 2:
+        raise UserError(f"{data.name} has one class only ({data.classnames[0]!r}), so there is nothing to choose from.")
+    if args.split is None and whole.reading and whole.reading.divided:
+        every = len(part_items(data, "all", args.domain))
+        told.append(
+            f"{len(part_items(data, split, args.domain))} of {every} images: the test part, divided as fit divides a "
+            "folder without parts; --split all takes every image of a folder that was not trained on"
+        )
     method = open_method(args, data.classnames, data.template)
     with progress("testing", enabled=not (args.quiet or args.json)) as update:
         metrics, skipped = score(
-            method, data, part=args.split, domain=args.domain, head=args.head, on_batch=update, team=team
+            method, data, part=split, domain=args.domain, head=args.head, on_batch=update, team=team
         )
+    for line in told:
+        note_line(line)
     ece = calibration_error(metrics.confidences, metrics.predictions == metrics.labels)
     if args.json:
         print_json({
             "adapter": args.adapter, "method": method.preset or method.name, "data": data.name,
-            "classes": args.classes, "split": args.split, "domain": args.domain, "head": metrics.head,
+            "classes": args.classes, "split": split, "domain": args.domain, "head": metrics.head,
             "accuracy": metrics.accuracy, "calibration_error": ece, "pictures": len(metrics.labels), "class_count": len(data.classnames),
-            "template": method.template, "skipped": list(skipped),
+            "template": method.template, "skipped": [*whole.skipped, *skipped],
+            **({"reading": reading_record(whole)} if whole.reading else {}),
             **({"per_class": metrics.per_class} if args.per_class else {}),
         })  # fmt: skip
         return 0
-    where = f"{data.name}, {args.split} split" + (f", {args.domain}" if args.domain else "")
+    where = f"{data.name}, " + ("all images" if split == "all" else f"{split} split") + (f", {args.domain}" if args.domain else "")
     say(f"accuracy {percent(metrics.accuracy)}, calibration error {percent(ece)}")
     say(
         f"{method.preset or method.name} on {where}: {len(metrics.labels)} pictures, {len(data.classnames)} "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anprompt.commands.common import add_data, add_device
+from anprompt.commands.common import add_data, add_device, say_reading
 from anprompt.commands.parser import add_bank, positive, setting, shots, whole
 from anprompt.commands.terminal import note_line, percent, print_json, progress, say
 from anprompt.commands.together import together
@@ -79,7 +79,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         require_tensorboard()
     device = team.device if team else resolve_device(args.device)
     on_first(team, lambda: check_out(out))
-    dataset = open_dataset(args.data, root=args.root)
+    dataset = open_dataset(args.data, root=args.root, layout=args.layout, report=args.json)
+    if team is None or team.first:
+        say_reading(args, dataset)
     backbone = load_backbone(args.backbone, device=device)
     job = _plan(args, dataset, backbone, settings, train)
     bank = None if args.bank == "off" else DiskBank(args.bank, args.bank_gb)
@@ -261,6 +263,8 @@ def _test(args: argparse.Namespace, job: Job, tuned: Tuned, team: Team | None) -
 
 def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) -> dict[str, Any]:
     """Facts and figures of the run; no times, so that equal runs write equal files."""
+    from anprompt.data.reading import reading_record
+
     last = tuned.log.epochs[-1]
     record: dict[str, Any] = {"data": dataset.name, "training pictures": len(job.dataset.train)}
     if "val_accuracy" in last:
@@ -270,6 +274,10 @@ def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) ->
         record["test pictures"] = len(tested.labels)
     record["loss"] = last["loss"]
     record["pictures left out"] = len({*tuned.skipped, *dataset.skipped})
+    if dataset.reading:
+        record["reading"] = reading_record(dataset)
+    if dataset.test and dataset.test == dataset.val:
+        record["test images are val images"] = True
     return {**record, "epochs": tuned.log.epochs, "run": job.key}
 
 
@@ -286,7 +294,8 @@ def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: Mapping[s
         })  # fmt: skip
         return
     if "accuracy (test)" in record:
-        say(f"test accuracy {percent(record['accuracy (test)'])} on {record['test pictures']} pictures")
+        of = " of val, as there is no test part" if record.get("test images are val images") else ""
+        say(f"test accuracy {percent(record['accuracy (test)'])} on {record['test pictures']} pictures{of}")
     say(f"adapter {out}: {size:.0f} KB, {trained:,} trained parameters, {log.seconds:.0f} s of training")
     if args.quiet:
         return

@@ -122,7 +122,7 @@ def expand(given: Sequence[str]) -> Iterator[Path]:
     Raises:
         UserError: a folder holds no file.
     """
-    from anprompt.data.images import picture_files
+    from anprompt.data.walk import picture_files
 
     for text in given:
         path = Path(text)

@@ -15,9 +15,9 @@ from typing import Any
 
 from anprompt.data.catalog import CatalogRow
 from anprompt.data.coop import PARTS, Parts
-from anprompt.data.folder import PART_FOLDERS
 from anprompt.data.images import shown
 from anprompt.data.labelled import Labelled, pictures_below
+from anprompt.data.part_names import plain_part
 from anprompt.errors import UserError
 
 _BATCH = 64  # rows of a parquet file in memory at once
@@ -46,7 +46,7 @@ def folder_entries(base: Path) -> list[Entry]:
     found = []
     for path in pictures_below(base):
         steps = path.split("/")
-        part = PART_FOLDERS.get(steps[0].lower(), "") if len(steps) > 2 else ""
+        part = plain_part(steps[0]) if len(steps) > 2 else ""
         classes = steps[1:-1] if part else steps[:-1]
         if classes:
             found.append(Entry(part, "/".join(classes), steps[-1], base / path))
@@ -69,7 +69,7 @@ def parquet_entries(files: list[Path]) -> list[Entry]:
     parquet = _pyarrow()
     entries: list[Entry] = []
     for file in files:
-        part = PART_FOLDERS.get(re.split(r"[-._]", file.name.lower())[0], "")
+        part = plain_part(re.split(r"[-._]", file.name.lower())[0])
         with _opened(parquet, file) as table:
             image, label, names = _columns(table, file)
             row = 0

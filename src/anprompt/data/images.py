@@ -52,24 +52,6 @@ def shown(path: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files in a folder and in the folders in it, sorted; hidden ones are passed over.
-
-    Raises:
-        UserError: it holds no file.
-    """
-    found = [
-        Path(base) / name
-        for base, folders, files in os.walk(folder)
-        if not folders.sort() and not Path(base).name.startswith(".")  # type: ignore[func-returns-value]
-        for name in sorted(files)
-        if not name.startswith(".")
-    ]
-    if not found:
-        raise UserError(f"The folder {os.fspath(folder)!r} holds no pictures.")
-    return found
-
-
 def open_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens a picture as RGB, upright, with transparency laid over white; of an animation the first frame.
 

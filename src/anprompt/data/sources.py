@@ -10,6 +10,7 @@ from anprompt.data.check import check_dataset
 from anprompt.data.coop import coop_dataset
 from anprompt.data.folder import folder_dataset
 from anprompt.data.images import shown
+from anprompt.data.reading import log_reading
 from anprompt.data.table import table_dataset
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
@@ -20,17 +21,35 @@ _TABLES = (".csv", ".tsv", ".txt")
 _WAYS = "a folder of class folders, a CSV file (path,label[,split]), embedded:NAME, or coop:NAME with a root"
 
 
-def open_dataset(spec: str | Path, *, root: str | Path | None = None) -> Dataset:
+def open_dataset(
+    spec: str | Path, *, root: str | Path | None = None, layout: str = "auto", known: Iterable[str] = (),
+    least_classes: int = 2, report: bool = True,
+) -> Dataset:  # fmt: skip
     """Opens a data set.
 
     Args:
         spec: "embedded:NAME"; "coop:NAME" for a classic data set under `root`; a folder of class folders
             (train, val and test above them if you like); a CSV file.
         root: what relative paths start from.
+        layout: what a folder means, where it can be read in two ways: "classes", "parts", "domains" or
+            "metadata" (`data.layout.recognise`).
+        known: class names that a model knows; folders with these names are classes.
+        least_classes: how many classes a folder or a table must hold.
+        report: whether what was left out, and what else a caller must know, goes to the log; else it
+            stands in `Dataset.reading` alone.
 
     Raises:
         UserError: nothing is there, or what is there can't be used; one line with the next step.
     """
+    dataset = _open(spec, root, layout, known, least_classes)
+    if report:
+        log_reading(dataset)
+    return dataset
+
+
+def _open(
+    spec: str | Path, root: str | Path | None, layout: str, known: Iterable[str], least_classes: int
+) -> Dataset:
     text = str(spec)
     kind, colon, name = text.partition(":")
     if kind == "embedded":
@@ -47,17 +66,17 @@ def open_dataset(spec: str | Path, *, root: str | Path | None = None) -> Dataset
     except (OSError, ValueError):  # a name too long or with a NUL is no file
         is_folder = there = False
     if is_folder:
-        return folder_dataset(path)
+        return folder_dataset(path, layout=layout, known=known, least_classes=least_classes)
     if there:
-        return _file(path)
+        return _file(path, least_classes)
     if colon and kind.isalpha() and len(kind) > 1:
         raise choices("kind of data set", kind, ("embedded", "coop"))
     raise UserError(f"There is no data set {shown(str(path))!r}.{_hint(text)} A data set is {_WAYS}.")
 
 
-def _file(path: Path) -> Dataset:
+def _file(path: Path, least_classes: int) -> Dataset:
     if path.suffix.lower() in _TABLES:
-        return table_dataset(path)
+        return table_dataset(path, least_classes=least_classes)
     raise UserError(f"{shown(path)} is a file, but no table; a data set is {_WAYS}.")
 
 

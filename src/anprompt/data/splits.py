@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from anprompt.data.names import class_key, spoken
 from anprompt.data.names import clean_classnames as clean_classnames  # its old place
-from anprompt.data.names import spoken
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError, choices
 
@@ -125,6 +125,28 @@ def subset_classes(dataset: Dataset, which: str) -> Dataset:
     return replace(
         dataset,
         classnames=dataset.classnames[first:last],
+        train=keep(dataset.train),
+        val=keep(dataset.val),
+        test=keep(dataset.test),
+    )
+
+
+def with_classes(dataset: Dataset, classnames: Sequence[str]) -> Dataset:
+    """The data set with this class list; images of other classes go, labels are numbered along the list.
+
+    Names are compared by `names.class_key`, so "Apple" of the data is "apple" of the list.
+    """
+    labels = {class_key(name): label for label, name in enumerate(classnames)}
+
+    def keep(items: Sequence[Item]) -> tuple[Item, ...]:
+        known = [(item, labels.get(class_key(item.classname))) for item in items]
+        return tuple(
+            replace(item, label=label, classname=classnames[label]) for item, label in known if label is not None
+        )
+
+    return replace(
+        dataset,
+        classnames=tuple(classnames),
         train=keep(dataset.train),
         val=keep(dataset.val),
         test=keep(dataset.test),

@@ -5,68 +5,50 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import logging
 import os
 from pathlib import Path
 
-from anprompt.data.folder import PART_FOLDERS
-from anprompt.data.images import check_picture, read_item, shown
-from anprompt.data.names import check_classnames
-from anprompt.data.splits import complete_parts
-from anprompt.data.types import Dataset, Item
+from anprompt.data.assemble import LabelledFile, assemble
+from anprompt.data.images import shown
+from anprompt.data.part_names import plain_part
+from anprompt.data.reading import PARTS
+from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.files import LARGEST_TEXT, check_readable
 
-log = logging.getLogger("anprompt")
+# Names of the columns, in lower case; the first is ours, the others are those of other tools.
+PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "filepath")
+LABEL_COLUMNS = ("label", "class", "classname", "class_name", "category")
+SPLIT_COLUMNS = ("split", "part", "set", "subset")
 
-# One row of the table: line in the file, resolved path, label as written, part.
+# One row of the table: line in the file, resolved path, label as written, part ("" where there is none).
 _Row = tuple[int, str, str, str]
 
 
-def table_dataset(file: Path) -> Dataset:
+def table_dataset(file: Path, *, least_classes: int = 2) -> Dataset:
     """Reads a table with a header `path,label[,split]`; further columns are ignored.
 
     The delimiter may be a comma, a semicolon or a tab; the text UTF-8, with or without a byte order mark,
     or Excel's UTF-16. Paths are relative to the table. Classes are sorted by name, so the order of rows
-    does not matter; without a split column the data is divided by `splits.complete_parts`. Damaged
-    pictures are listed in `skipped`.
+    does not matter; without a split column the data is divided, with one its parts are taken as they are.
+    Damaged pictures are listed in `reading.left_out`.
+
+    Args:
+        least_classes: how many classes it must hold.
 
     Raises:
         UserError: missing columns, and rows with a missing file, an empty label, an unknown split or a
             path that another row has already; with the line number.
     """
-    rows = _checked_rows(file)
-    skipped: list[str] = []
-    sound: list[_Row] = []
-    for row in rows:
-        reason = check_picture(row[1])
-        if reason is None:
-            sound.append(row)
-        else:
-            skipped.append(f"{shown(row[1])}: {reason} (line {row[0]} of {file.name})")
-    raw_names = sorted({label for _, _, label, _ in sound})
-    if len(raw_names) < 2:
-        why = f" The first left out: {skipped[0]}" if skipped else ""
-        raise UserError(
-            f"{shown(file)} has usable pictures of {len(raw_names)} class(es); at least two are needed.{why}"
-        )
-    classnames = check_classnames(raw_names)
-    label_of = {raw: label for label, raw in enumerate(raw_names)}
-    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
-    for _, path, raw, part in sorted(sound, key=lambda row: (label_of[row[2]], row[1])):
-        parts[part].append(Item(path, label_of[raw], classnames[label_of[raw]]))
-    full = complete_parts(parts)
-    if skipped:
-        log.warning("%s: %d pictures left out, the first: %s", shown(file), len(skipped), skipped[0])
-    return Dataset(
-        name=file.stem,
-        classnames=tuple(classnames),
-        train=tuple(full["train"]),
-        val=tuple(full["val"]),
-        test=tuple(full["test"]),
-        read=read_item,
-        skipped=tuple(skipped),
-    )
+    rows = sorted(_checked_rows(file), key=lambda row: (row[2], row[1]))
+    files = [
+        LabelledFile(path, label, part, where=f"line {line} of {file.name}") for line, path, label, part in rows
+    ]
+    return assemble(
+        file, file.stem, files, layout="table", classnames=[(row.part, row.classname) for row in files],
+        parts={part: [f"split {part}"] for part in PARTS if any(row.part == part for row in files)},
+        least_classes=least_classes,
+    )  # fmt: skip
 
 
 def _checked_rows(file: Path) -> list[_Row]:
@@ -74,7 +56,7 @@ def _checked_rows(file: Path) -> list[_Row]:
     rows: list[_Row] = []
     problems: list[str] = []
     seen: dict[str, _Row] = {}
-    for line, cells in _cells(file):
+    for line, cells in read_cells(file):
         row, problem = _row(file, line, cells)
         earlier = seen.setdefault(row[1], row)
         if problem is None and earlier is not row:
@@ -98,23 +80,27 @@ def _row(file: Path, line: int, cells: dict[str, str]) -> tuple[_Row, str | None
     path = os.path.normpath(file.parent / written)
     if "\\" in written and not os.path.exists(path):  # tables made on Windows
         path = os.path.normpath(file.parent / written.replace("\\", "/"))
-    part = PART_FOLDERS.get(cells.get("split", "train").lower(), "")
+    part = plain_part(cells.get("split", ""))
     problem = None
     if not written:
         problem = "the path is empty"
     elif not label:
         problem = "the label is empty"
-    elif not part:
+    elif "split" in cells and part not in PARTS:
         problem = f"the split {cells['split']!r} is none of train, val, test"
     elif written.startswith(("http://", "https://")):
         problem = f"{written!r} is a web address; download the picture first"
     elif "\0" in written or not os.path.lexists(path):
         problem = f"there is no file {shown(path)}"
-    return (line, path, label, part or "train"), problem
+    return (line, path, label, part), problem
 
 
-def _cells(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line number and named cells of every row that isn't blank."""
+def read_cells(file: Path, needed: tuple[str, ...] = ("path", "label")) -> list[tuple[int, dict[str, str]]]:
+    """Line number and named cells of every row that isn't blank.
+
+    Args:
+        needed: columns that must be there; `path`, `label` and `split` stand for their other names, too.
+    """
     text = _text(file)
     header = text.lstrip("\r\n").split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
@@ -127,7 +113,7 @@ def _cells(file: Path) -> list[tuple[int, dict[str, str]]]:
             if not any(values):
                 continue
             if not names:
-                names = _column_names(file, values)
+                names = _column_names(file, values, needed)
                 continue
             padded = values + [""] * (len(names) - len(values))
             if len(values) > len(names):
@@ -143,9 +129,14 @@ def _cells(file: Path) -> list[tuple[int, dict[str, str]]]:
     return found
 
 
-def _column_names(file: Path, values: list[str]) -> list[str]:
+def _column_names(file: Path, values: list[str], needed: tuple[str, ...]) -> list[str]:
+    """The columns' names in lower case, those of other tools as ours."""
     names = [value.lower() for value in values]
-    missing = [name for name in ("path", "label") if name not in names]
+    if "path" not in names:  # a table of another tool
+        for ours, others in (("path", PATH_COLUMNS), ("label", LABEL_COLUMNS), ("split", SPLIT_COLUMNS)):
+            alike = next((name for name in others if name in names), None)
+            names = [ours if name == alike else name for name in names]
+    missing = [name for name in needed if name not in names]
     twice = [name for name in ("path", "label", "split") if names.count(name) > 1]
     if missing or twice:
         what = f"no column {missing[0]!r}" if missing else f"two columns {twice[0]!r}"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL.Image import Image
+
+if TYPE_CHECKING:
+    from anprompt.data.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Dataset:
         read: opens an item as an RGB picture; raises `UserError` naming the file if it can't.
         template: a sentence with one `{}` for the class name.
         skipped: one line per file that was left out, with the reason.
+        reading: how a user's folder or table was understood; None for data sets known by name.
     """
 
     name: str
@@ -46,3 +51,4 @@ class Dataset:
     licence: str = ""
     citation: str = ""
     skipped: tuple[str, ...] = ()
+    reading: Reading | None = None
