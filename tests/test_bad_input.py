@@ -209,7 +209,7 @@ DATA: dict[str, tuple[Callable[[World], list], str]] = {
     "descriptions empty list": (lambda w: w.fit("--descriptions", w.file("d.json", '{"a": []}')), "'a'"),
     "descriptions lack a class": (
         lambda w: w.fit("--set", "noisy=descriptions", "--descriptions",
-                        w.file("d.json", '{"red square": ["A red one."]}')), "'blue square'"),
+                        w.file("d.json", '{"red square": ["A red one."]}')), "'blue_square'"),
     "descriptions needed": (lambda w: w.fit("--method", "anprompt-snapshot"), "--descriptions"),
     "out is a file": (lambda w: w.fit("--out", w.file("taken", "x")), "in the way"),
     "out below a file": (lambda w: w.fit("--out", w.file("taken", "x") / "deep"), "in the way"),

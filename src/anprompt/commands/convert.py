@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.method is not None and args.method not in official_methods():
         raise choices("method of official files", args.method, official_methods())
     check_template(args.template)
-    names = class_list(args.classes)
+    names = class_list(args.classes, whole=True)
     state = read_state(args.file)
     found = method_of(state, args.file)
     if args.method not in (None, found):

@@ -87,30 +87,24 @@ def _threshold(args: argparse.Namespace, classifier: Classifier) -> float | None
     return trained_threshold(of_adapter(args.adapter), classifier)
 
 
-def class_list(text: str) -> list[str]:
-    """Class names from 'a,b,c' or from the lines of @file.
+def class_list(text: str, *, whole: bool = False) -> list[str]:
+    """Class names from 'a,b,"c, d"', from a JSON list, or from @file.
+
+    Args:
+        whole: every line of the file must be usable, since the order of the names matters.
 
     Raises:
         UserError: no such file, fewer than two names, or names that can't be told apart.
     """
+    from anprompt.data.name_lists import read_class_list, split_names
     from anprompt.data.names import check_classnames
-    from anprompt.files import read_text
 
-    if text.startswith("@"):
-        try:
-            words = [
-                line for line in read_text(Path(text[1:]), "utf-8-sig").splitlines() if line.strip()
-            ]
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or (
-                "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
-            )
-            raise UserError(f"--classes: can't read the file {text[1:]!r} ({reason}).") from None
-    else:
-        words = text.split(",") if text.strip(", ") else []
-    if not words:
+    try:
+        names = read_class_list(text[1:], whole=whole) if text.startswith("@") else check_classnames(split_names(text))
+    except UserError as error:
+        raise UserError(f"--classes: {error}") from None
+    if not names:
         raise UserError("--classes: the class list is empty; give names like 'cat,dog'.")
-    names = check_classnames(words)
     if len(names) < 2:
         raise UserError(f"--classes: only {names[0]!r}; give at least two names to choose from.")
     return names
@@ -125,6 +119,8 @@ def expand(given: Sequence[str]) -> Iterator[Path]:
     from anprompt.data.walk import picture_files
 
     for text in given:
+        if not text.strip():
+            raise UserError("An image's name is empty; give files or folders (a single '.' is this folder).")
         path = Path(text)
         if path.is_dir():
             yield from picture_files(path)

@@ -125,6 +125,7 @@ def subset_classes(dataset: Dataset, which: str) -> Dataset:
     return replace(
         dataset,
         classnames=dataset.classnames[first:last],
+        labels=dataset.labels[first:last],
         train=keep(dataset.train),
         val=keep(dataset.val),
         test=keep(dataset.test),

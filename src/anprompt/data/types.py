@@ -35,6 +35,7 @@ class Dataset:
 
     Attributes:
         classnames: in label order, as they were given.
+        labels: what the data calls the classes where they were given other names (`--names`); else empty.
         read: opens an item as an RGB picture; raises `UserError` naming the file if it can't.
         template: a sentence with one `{}` for the class name.
         skipped: one line per file that was left out, with the reason.
@@ -52,3 +53,4 @@ class Dataset:
     citation: str = ""
     skipped: tuple[str, ...] = ()
     reading: Reading | None = None
+    labels: tuple[str, ...] = ()
