@@ -216,7 +216,7 @@ def cut_in_header(path):
 BAD = {
     "text.jpg": (text_file, "not a picture"),
     "page.jpg": (html_file, "web page"),
-    "phone.jpg": (heic_file, "HEIC"),
+    "phone.jpg": (heic_file, "HEIC|damaged"),
     "drawing.png": (svg_file, "SVG"),
     "print.jpg": (postscript_file, "not a picture"),
     "empty.png": (empty_file, "empty"),

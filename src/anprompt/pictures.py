@@ -5,70 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
-from anprompt.data.images import open_picture, to_rgb
+from anprompt.data.images import open_image
 from anprompt.data.names import check_classnames
 from anprompt.data.splits import divide
 from anprompt.data.types import Dataset, Item
 from anprompt.data.walk import picture_files
 from anprompt.errors import UserError
 
-Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
+Picture = str | bytes | os.PathLike | BinaryIO | Image.Image | np.ndarray | Tensor
 
 
-def as_rgb(picture: Picture) -> Image.Image:
-    """One picture as an RGB image.
-
-    Args:
-        picture: a path, a Pillow image, an array [H, W, 3] of uint8, or a tensor [3, H, W] of uint8 or of
-            floating-point values from 0 to 1.
-
-    Raises:
-        UserError: a file that can't be read, or an array or tensor of another form.
-    """
-    if isinstance(picture, (str, os.PathLike)):
-        return open_picture(picture)
-    if isinstance(picture, Image.Image):
-        if picture.width < 1 or picture.height < 1:
-            raise UserError("A picture has no pixels.")
-        return to_rgb(picture)
-    if isinstance(picture, Tensor):
-        return Image.fromarray(_of_tensor(picture))
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
-            raise UserError(
-                f"A picture array must be [height, width, 3] of uint8, not {list(picture.shape)} of {picture.dtype}."
-            )
-        return Image.fromarray(np.ascontiguousarray(picture))
-    raise UserError(
-        f"A picture is a path, a Pillow image, a uint8 array or a tensor, not {type(picture).__name__!r}."
-    )
-
-
-def _of_tensor(picture: Tensor) -> np.ndarray:
-    """[3, H, W] as uint8 [H, W, 3]; what would be read wrongly is refused rather than guessed."""
-    shape, dtype = list(picture.shape), str(picture.dtype).removeprefix("torch.")
-    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.numel():
-        raise UserError(
-            f"A picture tensor must be [3, height, width], not {shape}; permute(2, 0, 1) may help."
-        )
-    values = picture.detach().to("cpu")
-    if values.is_floating_point():
-        values = values.float()
-        if not bool(((values >= 0) & (values <= 1)).all()):
-            raise UserError(
-                "A picture tensor of floating-point values must hold 0 to 1; pass it before it is normalised."
-            )
-        values = (values * 255).round().byte()
-    elif dtype != "uint8":
-        raise UserError(f"A picture tensor must be of uint8 or floating point, not {dtype}.")
-    return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
+def as_rgb(picture: Picture, name: str | None = None) -> Image.Image:
+    """One image of any form as RGB: `data.images.open_image`."""
+    return open_image(picture, name=name)
 
 
 def pictures(X: Any) -> Iterator[Picture]:
@@ -84,14 +40,13 @@ def pictures(X: Any) -> Iterator[Picture]:
     if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
         yield from picture_files(X)
         return
-    if isinstance(X, (str, os.PathLike, Image.Image)) or (
-        isinstance(X, (np.ndarray, Tensor)) and X.ndim == 3
-    ):
+    alone = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
+    if isinstance(X, alone) or callable(getattr(X, "read", None)) or (isinstance(X, (np.ndarray, Tensor)) and X.ndim == 3):
         yield X
         return
     if getattr(X, "ndim", 1) == 2 and not isinstance(X, Tensor):
         X = _column(X)
-    if not isinstance(X, Iterable) or getattr(X, "ndim", 1) == 0 or isinstance(X, (bytes, dict)):
+    if not isinstance(X, Iterable) or getattr(X, "ndim", 1) == 0 or isinstance(X, dict):
         raise UserError(f"Pictures must be a list of paths, images or arrays, not {type(X).__name__!r}.")
     yield from X
 
