@@ -253,7 +253,11 @@ def describe(classifier: Classifier, opset: int) -> dict[str, Any]:
         },
         "picture": {
             "size": backbone.dims.image_size, "longest": 8,
-            "rule": "upright by EXIF; transparency over white; RGB; of a picture more than `longest` times as "
+            "rule": "the largest page, the first frame; upright by EXIF; levels scaled to 8 bits by what they use: whole "
+                    "numbers by the fewest of 1, 8, 10, 12, 14 and 16 bits that hold the largest, fractions by 1 or "
+                    "255, others stretched from the least to the largest; transparency over white, over black where "
+                    "white hides three quarters of the drawing; RGB; of more than 25,000,000 pixels a half, a quarter "
+                    "or an eighth of the sides; of a picture more than `longest` times as "
                     "long as wide the middle; short side to `size`, bicubic, long side rounded down; centre cut "
                     "out, offsets rounded; divided by 255",
         },

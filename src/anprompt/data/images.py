@@ -221,6 +221,8 @@ def _from_pillow(image: Image.Image, name: str, limit: int) -> Image.Image:
     core = image._im if hasattr(image, "_im") else image.im  # Pillow before 11 has the latter alone
     tiles: list[Any] = getattr(image, "tile", [])
     file: Any = getattr(image, "fp", None) or getattr(image, "_fp", None)
+    if isinstance(file, DeferredError):
+        file = None
     closed = not callable(getattr(file, "seek", None)) or getattr(file, "closed", False)
     if isinstance(core, DeferredError) or (core is None and closed):
         raise _Unusable("is closed; open it again, or call its load() before it is closed")

@@ -69,7 +69,7 @@ def find_scans(data: bytes) -> Scans:
             tables.update(_shortest_codes(header))
         if marker == 0xDA:
             found = _MARKER.search(data, at)
-            end = found.start() if found else len(data)
+            end = found.start() if found else len(data.rstrip(b"\xff"))  # half a mark would make a whole one
             spans.append((at, end, header))
             used = {0x10 | (pair & 15) for pair in header[2 : 1 + 2 * header[0] : 2]} if header else set()
             shortest.append(frozenset(tables[table] for table in used if table in tables))
