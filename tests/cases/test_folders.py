@@ -450,7 +450,7 @@ def test_fit_and_check_print_the_reading(tmp_path, capsys):
         text = capsys.readouterr().out
         assert "part folders, 2 classes (cat, dog)" in text and "train 6" in text and "test 4" in text
         assert "Training/ read as train" in text and "@eaDir" in text
-        assert re.search(r"left out: 3 \(2 web page; 1 outside the class folders\)", text)
+        assert re.search(r"left out: 3 \(web page: 2, outside the class folders: 1\)", text)
         assert "page.jpg" not in text
     record = json.loads((tmp_path / "out" / "config.json").read_text())["record"]["reading"]
     assert set(record["left_out"]) == {"Training/x.png", "Training/cat/page.jpg", "Training/dog/a.jpg"}
@@ -468,7 +468,7 @@ def test_each_file_left_out_is_listed_with_verbose(tmp_path, capsys, command):
     assert all(re.search(rf"p{n}\.jpg: is a web page", text) for n in range(8))
     assert run(*words, *(["--overwrite"] if command == "fit" else [])) == 0
     text = "".join(capsys.readouterr())
-    assert "8 web page" in text and "p3.jpg" not in text
+    assert "web page: 8" in text and "p3.jpg" not in text
 
 
 def test_many_classes_are_told_compactly(tmp_path, capsys):
@@ -504,6 +504,11 @@ def test_a_hold_out_folder_is_evaluated_among_the_trained_classes(tmp_path, caps
     assert ("answers are chosen from all 4" in err) == (len(held) < 4)
     part, err = evaluated(capsys, adapter, "--data", root)
     assert part["pictures"] == 10 * len(held) or f"of {10 * len(held)} images" in err
+
+
+def test_the_folder_trained_on_is_tested_on_its_test_part_without_a_word(tmp_path, capsys, adapter):
+    result, err = evaluated(capsys, adapter, "--data", adapter.parent / "photos")
+    assert result["pictures"] == 4 and err == ""
 
 
 def test_the_class_folder_itself_is_a_hold_out(tmp_path, capsys, adapter):

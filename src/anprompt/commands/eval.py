@@ -14,6 +14,7 @@ from anprompt.errors import UserError
 PARTS = ("test", "val", "train")
 
 if TYPE_CHECKING:
+    from anprompt.data.types import Dataset
     from anprompt.process_group import Team
 
 
@@ -53,6 +54,20 @@ def _trained(args: argparse.Namespace) -> tuple[str, ...]:
     return () if args.adapter == ZEROSHOT else tuple(map(str, read_config(args.adapter)["classnames"]))
 
 
+def _trained_on(args: argparse.Namespace, data: Dataset) -> bool:
+    """Whether the adapter's record tells of just these data: the same name, classes and counts."""
+    from anprompt.checkpoint import read_config
+    from anprompt.data.reading import class_counts
+
+    if args.adapter == ZEROSHOT:
+        return False
+    record = read_config(args.adapter).get("record")
+    if not isinstance(record, dict) or record.get("data") != data.name:
+        return False
+    reading = record.get("reading")
+    return isinstance(reading, dict) and reading.get("images") == class_counts(data)
+
+
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.candidates import candidates
     from anprompt.data.reading import reading_record
@@ -72,12 +87,15 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     if args.classes == "all":
         data, told = candidates(data, trained, args.candidates)
     if len(data.classnames) < 2:
-        raise UserError(f"{data.name} has one class only ({data.classnames[0]!r}), so there is nothing to choose from.")
-    if args.split is None and whole.reading and whole.reading.divided:
+        alone = f"{data.name} has one class only ({data.classnames[0]!r}), so there is nothing to choose from"
+        if args.classes == "all":
+            raise UserError(f"{alone}.")
+        told.append(f"{alone}: the accuracy says nothing")
+    if args.split is None and whole.reading and whole.reading.divided and not _trained_on(args, whole):
         every = len(part_items(data, "all", args.domain))
         told.append(
-            f"{len(part_items(data, split, args.domain))} of {every} images: the test part, divided as fit divides a "
-            "folder without parts; --split all takes every image of a folder that was not trained on"
+            f"{len(part_items(data, split, args.domain))} of {every} images: the test part, as fit divides data without "
+            "parts. If none of it was trained on, --split all tests on every image"
         )
     method = open_method(args, data.classnames, data.template)
     with progress("testing", enabled=not (args.quiet or args.json)) as update:

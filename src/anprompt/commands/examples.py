@@ -42,6 +42,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "claims": ("anprompt claims", "anprompt claims anprompt --json"),
     "data": (
         "anprompt data list",
+        "anprompt data check my_photos/",
         "anprompt data check oxford_pets --root data/",
         "anprompt data prepare dtd --from dtd-r1.0.1/ --root data/",
     ),

@@ -59,7 +59,7 @@ class Reading:
         """Files and folders left out by reason in one line; empty where there are none."""
         if not self.left_out:
             return ""
-        reasons = "; ".join(f"{count} {reason}" for reason, count in self.reasons())
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in self.reasons())
         return f"left out: {len(self.left_out)} ({reasons})"
 
 
@@ -113,7 +113,7 @@ def _count_lines(dataset: Dataset, verbose: bool) -> list[str]:
     reading, counts = dataset.reading, class_counts(dataset)
     assert reading is not None
     totals = {part: len(getattr(dataset, part)) for part in PARTS}
-    how = ", divided here: no part folders" if reading.divided else ""
+    how = " (divided here, as the data has no parts)" if reading.divided else ""
     lines = ["images: " + ", ".join(f"{part} {totals[part]}" for part in PARTS) + how]
     held = [part for part in PARTS if totals[part]]
     if len(counts) > _TABLE and not verbose:
