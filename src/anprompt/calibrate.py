@@ -14,9 +14,10 @@ wherever the trained head is (`Classifier`), the threshold for the whole trained
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,11 @@ from anprompt.data.names import class_key
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import calibration_error
+from anprompt.evaluation.doubts import doubts
 from anprompt.loaders import make_views, part_items
 from anprompt.methods.base import Classifier, Method
+
+log = logging.getLogger("anprompt")
 
 NONE = "none of these"
 KEY = "calibration"  # in an adapter's record
@@ -50,6 +54,7 @@ class Calibration:
         pictures: how many it was fitted on.
         nll, ece: of those pictures, before and after: negative log-likelihood in nats, expected
             calibration error from 0 to 1. The values after are optimistic; judge on other pictures.
+        doubts: what speaks against it (too few images, a temperature at its bound), a line each; not recorded.
     """
 
     temperature: float = 1.0
@@ -58,10 +63,13 @@ class Calibration:
     pictures: int = 0
     nll: tuple[float, float] = (0.0, 0.0)
     ece: tuple[float, float] = (0.0, 0.0)
+    doubts: tuple[str, ...] = field(default=(), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for an adapter's record."""
-        return {**dataclasses.asdict(self), "nll": list(self.nll), "ece": list(self.ece)}
+        values = {**dataclasses.asdict(self), "nll": list(self.nll), "ece": list(self.ece)}
+        del values["doubts"]
+        return values
 
 
 # --- fitting --------------------------------------------------------------------------------------
@@ -121,6 +129,8 @@ def calibrate(
 ) -> Calibration:
     """Fit on one part of a data set, and set the method's temperature.
 
+    Where the images are too few or too easy to tell, it warns in a line, which says how many would do.
+
     Args:
         dataset: pictures of the trained classes; those of other classes are left out.
         temperature: whether to fit one; else it is 1.
@@ -132,17 +142,27 @@ def calibrate(
     if accept is not None:
         check_accept(accept)
     data = of_classes(dataset, method.trained_classnames, part)
-    method.temperature = 1.0
-    logits, labels = _logits(method, data, part)
+    before, method.temperature = method.temperature, 1.0
+    try:
+        logits, labels = _logits(method, data, part)
+    except BaseException:
+        method.temperature = before
+        raise
     found = fit_temperature(logits, labels) if temperature else 1.0
     method.temperature = found
     cooled = logits / found
     confidences, threshold = cooled.softmax(dim=-1).max(dim=-1).values, None
     if accept is not None:
         threshold = acceptance_threshold(confidences.numpy(), accept)
+    lines = doubts(
+        logits, labels, method.trained_classnames, temperature=found if temperature else None, bounds=(LEAST, MOST),
+        accept=accept,
+    )  # fmt: skip
+    for line in lines:
+        log.warning("%s", line)
     return Calibration(
         found, threshold, accept, len(labels), (nll(logits, labels), nll(cooled, labels)),
-        (ece(logits, labels), ece(cooled, labels)),
+        (ece(logits, labels), ece(cooled, labels)), tuple(lines),
     )  # fmt: skip
 
 
@@ -194,7 +214,7 @@ def from_record(value: Any, where: str) -> Calibration | None:
     """
     if value is None:
         return None
-    fields = {entry.name for entry in dataclasses.fields(Calibration)}
+    fields = {entry.name for entry in dataclasses.fields(Calibration)} - {"doubts"}
     if not isinstance(value, Mapping) or not set(value) <= fields:
         raise UserError(f"{where}: its calibration is not of this form; run 'anprompt calibrate' again.")
     check_calibration(value, where)

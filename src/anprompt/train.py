@@ -48,7 +48,8 @@ class TrainConfig(MethodConfig):
 
     Attributes:
         lr, warmup_lr: the rate is `warmup_lr` for `warmup_epochs`, then a cosine from `lr`, one value
-            per epoch (the field's schedule).
+            per epoch (the field's schedule). A run with no more epochs than that warms up for half of them,
+            rounded down; see `warmup`.
         precision: "fp32", "bf16" or "fp16" autocast; parameters and optimiser stay fp32.
         crop_scale: area range of the random resized crop.
         seed: of initialisation, order and views; 0 is a seed.
@@ -104,9 +105,25 @@ class TrainConfig(MethodConfig):
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch `epoch` (from 0): constant warm-up, then cosine over all epochs."""
-        if epoch < self.warmup_epochs:
+        if epoch < self.warmup:
             return self.warmup_lr
-        return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
+        return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs))
+
+    @property
+    def warmup(self) -> int:
+        """Epochs of warm-up that a run of this length has.
+
+        A warm-up as long as the run would leave nothing: every learning rate would give the same adapter.
+        """
+        return self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs // 2
+
+    def warmup_line(self) -> str | None:
+        """What to say of a warm-up that was shortened, or takes half of the run or more; else None."""
+        if 2 * self.warmup < self.epochs and self.warmup == self.warmup_epochs:
+            return None
+        part = f"{self.warmup} of {self.epochs} epochs" if self.warmup else "none"
+        asked = f"; the recipe's {self.warmup_epochs} would be the whole run" if self.warmup != self.warmup_epochs else ""
+        return f"warm-up at learning rate {self.warmup_lr:g}: {part}{asked}"
 
 
 def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
@@ -180,6 +197,8 @@ class Run:
     def begin(self, bank: ViewBank | None) -> None:
         """Constants of the class list, and the state of an earlier start."""
         method, config = self.method, self.config
+        if line := config.warmup_line():
+            log.info("%s", line)
         with autocast(self.device, config.precision):
             self.classes = method.prepare(method.trained_classnames)
         self.key = run_key(method, config, self.views)

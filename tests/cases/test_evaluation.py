@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
 from sklearn.base import clone
 
 import anprompt as ap
 from anprompt.backbones import Backbone
+from anprompt.calibrate import LEAST, MOST, fit_temperature
 from anprompt.checkpoint import CONFIG
 from anprompt.cli import main
 from anprompt.errors import UserError
+from anprompt.evaluation.doubts import TEMPERATURE_ERROR, doubts, images_needed
+from anprompt.methods import preset
+from anprompt.train import TrainConfig
 
 QUICK: dict[str, Any] = {"method": "coop", "shots": 2, "train": {"epochs": 1}}
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -206,3 +213,117 @@ def test_a_file_or_a_link_in_the_way(trained: ap.PromptClassifier, tmp_path: Pat
         with pytest.raises(UserError):
             trained.save(tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine" and [p.name for p in (tmp_path / "full").iterdir()] == ["x"]
+
+
+# --- a warm-up as long as the run -----------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("epochs", "asked", "rates"),
+    [
+        (1, 1, [1.0]),
+        (1, 5, [1.0]),
+        (2, 2, ["warm", 1.0]),
+        (3, 3, ["warm", 1.0]),
+        (4, 50, ["warm", "warm", 1.0]),
+        (2, 1, ["warm", 1.0]),  # the recipe's own from here on: not a bit may move
+        (3, 2, ["warm", "warm", 1.0]),
+        (10, 1, ["warm", 1.0]),
+        (50, 1, ["warm", 1.0]),
+        (5, 0, [1.0]),
+    ],
+)
+def test_a_short_run_is_not_all_warm_up(epochs: int, asked: int, rates: list[Any]) -> None:
+    config = TrainConfig(epochs=epochs, warmup_epochs=asked, lr=1.0, warmup_lr=1e-5)
+    assert [config.lr_at(epoch) for epoch in range(len(rates))] == [1e-5 if r == "warm" else r for r in rates]
+    assert config.to_dict()["warmup_epochs"] == asked  # what identifies the run stays
+    told = config.warmup_line()
+    assert bool(told) == (asked >= epochs or 2 * asked >= epochs)
+
+
+@pytest.mark.parametrize("method", ["coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt", "anprompt-snapshot"])
+def test_every_presets_only_epoch_trains_at_its_rate(method: str) -> None:
+    recipe = preset(method)
+    config = TrainConfig.from_dict({**recipe.train, "epochs": 1})
+    assert config.lr_at(0) == config.lr > 50 * config.warmup_lr  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 1000])
+def test_the_learning_rate_of_one_epoch_has_an_effect_and_is_told(
+    batch: int, tiny_folder: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "1",
+             "--epochs", "1", "--batch-size", str(batch)]  # fmt: skip
+    for rate in ("0.001", "0.1"):
+        assert main([*words, "--lr", rate, "--out", str(tmp_path / rate)]) == 0
+        assert "the recipe's 1 would be the whole run" in capsys.readouterr().out
+    first, second = (load_file(tmp_path / rate / "adapter.safetensors")["context"] for rate in ("0.001", "0.1"))
+    assert float((first - second).abs().max()) > 0.01
+
+
+# --- calibrations on few images -------------------------------------------------------------------
+def sample(count: int, right: float, classes: int = 3, scale: float = 4.0, only: int | None = None) -> tuple[Any, Any]:
+    """Logits and labels: a share `right` of the answers is right."""
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.randint(0, classes, (count,), generator=generator) if only is None else torch.full((count,), only)
+    wrong = torch.arange(count) >= round(right * count)
+    answers = torch.where(wrong, (labels + 1) % classes, labels)
+    logits = torch.rand(count, classes, generator=generator)
+    logits[torch.arange(count), answers] += 1 + scale * torch.rand(count, generator=generator)
+    return logits, labels
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (sample(2, 1.0), "too few to tell; about 100 would do"),
+        (sample(2, 0.0), "all answers are wrong"),
+        (sample(1, 1.0), "all images are of the class"),
+        (sample(500, 1.0), "all answers are right; use images it gets wrong, too"),
+        (sample(300, 0.7, only=1), "all images are of the class 'b'"),
+        (sample(8, 0.7), "would do"),
+    ],
+)
+def test_a_temperature_that_nothing_tells_is_doubted(data: tuple[Any, Any], said: str) -> None:
+    found = fit_temperature(*data)
+    (line,) = doubts(*data, "abc", temperature=found, bounds=(LEAST, MOST), accept=None)
+    assert said in line and line.startswith(f"temperature {found:.3g} from {len(data[1])} images")
+
+
+def test_enough_images_are_not_doubted_and_the_number_holds() -> None:
+    data = sample(2000, 0.7)
+    found = fit_temperature(*data)
+    needed = images_needed(*data, found)
+    assert 20 <= needed < 2000
+    assert not doubts(*data, "abc", temperature=found, bounds=(LEAST, MOST), accept=0.95)
+    draws = [torch.randperm(2000, generator=torch.Generator().manual_seed(i))[:needed] for i in range(20)]
+    spread = np.std([np.log(fit_temperature(data[0][rows], data[1][rows])) for rows in draws])
+    assert spread > TEMPERATURE_ERROR / 4
+    assert spread < 2 * TEMPERATURE_ERROR  # as many images as it asks for know the temperature
+
+
+@pytest.mark.parametrize(("count", "accept", "needed"), [(2, 0.95, 20), (19, 0.95, 20), (50, 0.99, 100), (30, 0.5, 100),
+                                                         (2, 1.0, 20)])  # fmt: skip
+def test_a_threshold_from_too_few_images_is_doubted(count: int, accept: float, needed: int) -> None:
+    (line,) = doubts(*sample(count, 0.5), "abc", temperature=None, bounds=(LEAST, MOST), accept=accept)
+    assert line.startswith(f"threshold from {count} images") and f"at least {needed} would do" in line
+    assert not doubts(*sample(needed, 0.5), "abc", temperature=None, bounds=(LEAST, MOST), accept=accept)
+
+
+def test_doubts_are_told_in_python_and_on_the_command_line(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    for name, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
+        (photos / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (32, 32), tuple(c + index for c in colour)).save(photos / name / f"{index}.png")
+    classifier = ap.PromptClassifier(str(tiny_folder), **QUICK, calibrate="temperature", accept=0.95).fit(str(photos))
+    found = classifier.calibration_
+    assert found is not None and len(found.doubts) == 2 and [r.getMessage() for r in caplog.records] == list(found.doubts)
+    folder = classifier.save(tmp_path / "a")
+    assert ap.load(folder).calibration_ == found
+    words = ["calibrate", str(folder), "--data", str(photos), "--accept", "0.95"]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert [line.removeprefix("anprompt: ") for line in capsys.readouterr().err.splitlines()] == list(found.doubts)
+    assert main([*words, "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["doubts"] == list(found.doubts)

@@ -214,6 +214,8 @@ def _announce(args: argparse.Namespace, job: Job, team: Team | None = None) -> N
         f"{job.train.epochs} epochs, backbone {job.backbone.id} on {job.backbone.device.type}"
         + (f", {team.size} processes" if team else "")
     )
+    if (line := job.train.warmup_line()) and not args.verbose:  # else the log says so
+        say(line)
 
 
 class _Progress:

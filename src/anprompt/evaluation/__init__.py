@@ -1,0 +1,1 @@
+"""Metrics of a classifier, and how far they can be trusted."""
