@@ -55,12 +55,14 @@ from anprompt.files import (
 )
 from anprompt.methods import build_method, methods, preset, preset_names
 from anprompt.methods.base import Method, MethodConfig
+from anprompt.utils.locks import hold
 
 log = logging.getLogger("anprompt")
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "adapter.safetensors", "README.md"
 CARD_MARK = "Prompts for a frozen CLIP, tuned by"  # in every card since the first version
+LOCK_WAIT_S = 10.0  # to save an adapter takes less
 _NEW = ".new"
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "pillow")
 
@@ -93,6 +95,12 @@ def save_adapter(
     tensors = method.state_dict()
     for key, value in tensors.items():  # what `load_adapter` would refuse is not written
         check_numbers(folder / TENSORS, key, value.float())
+    with hold(folder, wait=LOCK_WAIT_S):
+        _save(folder, tensors, config)
+    return folder
+
+
+def _save(folder: Path, tensors: Mapping[str, torch.Tensor], config: dict[str, Any]) -> None:
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +119,6 @@ def save_adapter(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def check_place(folder: str | Path, *, overwrite: bool = False) -> None:
@@ -165,8 +172,13 @@ def write_record(folder: str | Path, record: Mapping[str, Any]) -> None:
     Raises:
         UserError: no adapter there, or it can't be written.
     """
+    read_config(folder)  # nothing is made where there is no adapter
+    with hold(folder, wait=LOCK_WAIT_S):
+        _write_record(Path(folder), record)
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     config = {**read_config(folder), "record": dict(record)}
-    folder = Path(folder)
     for name in (CONFIG, CARD):  # both, before one of them is written
         check_regular_target(_file(folder, name))
     if _card_is_ours(folder):

@@ -35,6 +35,7 @@ from anprompt.tables import (
     markdown_note,
     terminal,
 )
+from anprompt.utils.locks import hold
 from anprompt.workers import default_jobs, run_parallel
 
 METHODS = ("zeroshot", "anprompt")
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     )
     check_outputs(out, args.overwrite)
     jobs = args.jobs or default_jobs("embedded")
-    with LiveSweep(specs, screen) as live:
+    with hold(out, "wait until it has finished, or choose another --out folder"), LiveSweep(specs, screen) as live:
         records = run_parallel(specs, out / "runs", jobs=jobs, observe=live)
     rows = [row for row in base_new_rows(records) if row.dataset != MEAN_H]
     screen.print(terminal(rows, "Accuracy in percent"))

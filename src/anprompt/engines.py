@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from anprompt.data.bank import DiskBank
 from anprompt.protocols import Observer, RunSpec
-from anprompt.results import Record
-from anprompt.store import Place
+from anprompt.results import Record, finished, record_name
+from anprompt.store import Place, scratch
+from anprompt.utils.locks import hold_runs
 from anprompt.workers import default_jobs, run_parallel
 
 ENGINES = ("local", "ray")
@@ -45,8 +46,14 @@ def execute(engine: Engine, specs: Sequence[RunSpec], runs: Place, observe: Obse
     """Run what is not there yet on an engine, and return all records in the order of the specifications.
 
     Raises:
-        UserError: whatever the engine says itself.
+        UserError: another sweep does one of the runs now, or whatever the engine says itself.
     """
+    names = [record_name(spec.identity()) for spec in specs if not finished(runs, spec.identity())]
+    with hold_runs(scratch(runs), names):
+        return _execute(engine, specs, runs, observe)
+
+
+def _execute(engine: Engine, specs: Sequence[RunSpec], runs: Place, observe: Observer) -> list[Record]:
     if engine.name == "local":
         if engine.bank:
             DiskBank(*engine.bank)  # whether it can be made is said before anything is started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -60,16 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
-    from anprompt.adapters import parameters
     from anprompt.backbones import load_backbone, resolve_device
-    from anprompt.checkpoint import save_adapter
     from anprompt.data.bank import DiskBank
     from anprompt.data.sources import open_dataset
     from anprompt.methods import check_template
     from anprompt.process_group import on_first
-    from anprompt.tensorboard import board, require_tensorboard
-    from anprompt.tuning import run as tune
+    from anprompt.tensorboard import require_tensorboard
     from anprompt.tuning import split_settings
+    from anprompt.utils.locks import hold
 
     out = Path(args.out)
     settings, train = split_settings(args.method, _settings(args))
@@ -95,7 +94,24 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         else:
             say(f"{out} already holds the adapter of this very run; nothing to do. See {out / 'README.md'}.")
         return 0
-    on_first(team, lambda: _keep_state(out / STATE, job, overwrite=args.overwrite))
+    with contextlib.ExitStack() as held:  # by the first process, for all of them
+        on_first(team, lambda: held.enter_context(hold(out, "wait until it has finished, or choose another --out folder")))
+        on_first(team, lambda: _keep_state(out / STATE, job, overwrite=args.overwrite))
+        _train(args, dataset, job, bank, team)
+    return 0
+
+
+def _train(
+    args: argparse.Namespace, dataset: Dataset, job: Job, bank: ViewBank | None, team: Team | None
+) -> None:
+    """Train, test, save, tell."""
+    from anprompt.adapters import parameters
+    from anprompt.checkpoint import save_adapter
+    from anprompt.tensorboard import board
+    from anprompt.tuning import run as tune
+    from anprompt.tuning import split_settings
+
+    out = Path(args.out)
     _announce(args, job, team)
     first = team is None or team.first
     shown = first and not (args.quiet or args.json)
@@ -104,8 +120,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch, bank=bank, team=team)
     tested = _test(args, job, tuned, team)
     if not first:
-        return 0
+        return
     record = _record(dataset, job, tuned, tested)
+    settings, train = split_settings(args.method, _settings(args))
     asked = {"shots": args.shots, "settings": settings or None, "train": train or None, "classes": args.classes,
              "template": args.template, "descriptions": job.descriptions or None, "backbone": args.backbone}  # fmt: skip
     record[parameters.KEY] = parameters.to_record(asked, tuned.method.descriptions)
@@ -116,7 +133,6 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
                         "command writes the adapter without training again.") from error  # fmt: skip
     shutil.rmtree(out / STATE, ignore_errors=True)
     _report(args, out, tuned, record)
-    return 0
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

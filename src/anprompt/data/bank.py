@@ -28,21 +28,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from anprompt.errors import UserError
 from anprompt.files import atomic_write, read_tensors, write_json, write_tensors
-
-try:
-    import fcntl
-except ImportError:  # no locks on Windows: shards are whole all the same, only the budget is looser
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("anprompt")
 
 SUFFIX = ".safetensors"
 _OPEN_SHARDS = 64
 _STALE_S = 3600.0  # a temporary file this old belongs to a process that was killed
+_PATIENCE_S = 60.0  # to write a shard takes seconds
 KEYS = "keys"
 
 Named = dict[str, Tensor]
@@ -183,11 +180,11 @@ class DiskBank:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """One process at a time; the system frees it when a process dies."""
-        with (self.folder / "lock").open("a") as file:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # file systems without locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        try:
+            with FileLock(self.folder / "lock", timeout=_PATIENCE_S):
+                yield
+        except Timeout:
+            raise UserError(f"another process has held {self.folder / 'lock'} for {_PATIENCE_S:g} s") from None
 
     def stop_writing(self, reason: object) -> None:
         """One line; from here on rows are computed and not kept."""
