@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +141,7 @@ def calibrate(
     """
     if accept is not None:
         check_accept(accept)
-    data = of_classes(dataset, method.trained_classnames, part)
+    data = of_classes(dataset, method, part)
     before, method.temperature = method.temperature, 1.0
     try:
         logits, labels = _logits(method, data, part)
@@ -172,13 +172,15 @@ def ece(logits: Tensor, labels: Tensor) -> float:
     return calibration_error(confidences, predicted == labels)
 
 
-def of_classes(dataset: Dataset, classnames: Sequence[str], part: str) -> Dataset:
-    """The data set with this class list, and in `part` only pictures of these classes.
+def of_classes(dataset: Dataset, method: Method, part: str) -> Dataset:
+    """The data set with the class list a method was trained on, and in `part` only pictures of these classes.
 
     Raises:
         UserError: it holds none of them.
     """
-    labels = {class_key(name): label for label, name in enumerate(classnames)}
+    classnames = method.trained_classnames
+    place = {name: label for label, name in enumerate(classnames)}
+    labels = {key: place[name] for key, name in method.names_by_key().items()}
     keys = {name: class_key(name) for name in dataset.classnames}
     items = tuple(
         dataclasses.replace(item, label=labels[key])

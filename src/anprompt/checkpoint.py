@@ -343,11 +343,20 @@ def load_adapter(
     _check_backbone(folder, config["backbone"], backbone)
     method = _build(folder, config, backbone, elements)
     method.temperature = _temperature(folder, config)
+    method.labels = trained_labels(config)
     expected = {key: tuple(value.shape) for key, value in method.state_dict().items()}
     check_shapes(_file(folder, TENSORS), shapes, expected)
     _load_tensors(_file(folder, TENSORS), method, config.get("tensors_sha256"))
     method.eval()
     return method
+
+
+def trained_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the training data called the classes, where they were given other names; else empty."""
+    record = config.get("record")
+    labels = record.get("labels") if isinstance(record, dict) else None
+    sound = isinstance(labels, list) and len(labels) == len(config["classnames"])
+    return tuple(map(str, labels)) if sound and labels else ()
 
 
 def _temperature(folder: Path, config: Mapping[str, Any]) -> float:

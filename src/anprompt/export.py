@@ -246,6 +246,7 @@ def describe(classifier: Classifier, opset: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "classes": list(classifier.classnames),
+        **({"labels": list(method.labels)} if method.labels and classifier.classnames == method.trained_classnames else {}),
         "input": {
             "name": "pixels", "shape": ["batch", 3, backbone.dims.image_size, backbone.dims.image_size],
             "range": [0.0, 1.0], "colours": "RGB", "mean": list(backbone.mean), "std": list(backbone.std),

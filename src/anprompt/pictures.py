@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from anprompt.data.images import open_image
+from anprompt.data.name_lists import names_for
 from anprompt.data.names import check_classnames
 from anprompt.data.splits import divide
 from anprompt.data.types import Dataset, Item
@@ -152,7 +153,7 @@ def _typed(listed: list[Any]) -> np.ndarray:
 
 
 def labelled(
-    found: list[Picture], y: np.ndarray, names: Mapping[Any, str] | None, *, held: bool
+    found: list[Picture], y: np.ndarray, names: Mapping[Any, str] | Sequence[str] | str | None, *, held: bool
 ) -> tuple[Dataset, dict[str, Any]]:
     """Pictures with labels as a data set, and the labels by class name; classes in sorted order.
 
@@ -169,10 +170,7 @@ def labelled(
         raise UserError(
             f"Training needs at least two classes, but all {len(y)} pictures are of 1 class, {raw[0]!r}."
         )
-    lacking = [label for label in raw if label not in names] if names is not None else []
-    if lacking:
-        raise UserError(f"names has no class name for the label {lacking[0]!r}.")
-    given = check_classnames(str(label if names is None else names[label]) for label in raw)
+    given = check_classnames(map(str, raw) if names is None else names_for(raw, names))
     items = [
         Item(os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"#{number}", int(label), given[label])
         for number, (picture, label) in enumerate(zip(found, index))

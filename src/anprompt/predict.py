@@ -33,6 +33,7 @@ from anprompt.checkpoint import (
 from anprompt.compute import threads_for
 from anprompt.data.candidates import candidates
 from anprompt.data.crop import centre_view
+from anprompt.data.name_lists import named
 from anprompt.data.names import check_classnames, class_key
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import subset_classes
@@ -78,7 +79,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         settings, train: values that replace the preset's (method settings, training settings).
         template: a sentence with one "{}" for the class name; None takes the data's own.
         descriptions: sentences by class, for methods that read them.
-        names: class names by label, for a `y` of numbers or codes; None reads the labels as names.
+        names: class names by label, for a `y` or folders of numbers or codes: {label: name}, names in the
+            order of the labels, or a file of either (docs/data.md); None reads the labels as names.
         classes: "all", "base" or "new": which half of the data's classes to train on.
         calibrate: "temperature" fits one on validation pictures; None fits none.
         accept: share of the validation pictures that `none_of_these=True` is to accept; None chooses no
@@ -105,7 +107,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         train: Mapping[str, Any] | None = None,
         template: str | None = None,
         descriptions: Mapping[str, Sequence[str]] | None = None,
-        names: Mapping[Any, str] | None = None,
+        names: Mapping[Any, str] | Sequence[str] | str | None = None,
         classes: str = "all",
         calibrate: str | None = None,
         accept: float | None = None,
@@ -151,7 +153,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """
         held = self._held_out()
         if y is None:
-            dataset, labels = self._dataset(X), None
+            dataset = named(self._dataset(X), self.names)
+            labels = dict(zip(dataset.classnames, dataset.labels)) or None
         else:
             dataset, labels = labelled(list(pictures(X)), targets(y), self.names, held=held)
         if held:
@@ -190,6 +193,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """Take a trained method; `labels` are the caller's by class name, None where they are the names."""
         names = method.trained_classnames
         self.method_, self.calibration_ = method, found
+        method.labels = tuple(str(labels[name]) for name in names) if labels else ()
         self.classes_ = np.array([labels[name] for name in names] if labels else names)
         self._ready: dict[tuple[str, ...], Classifier] = {}  # of the last class list
         return self

@@ -17,6 +17,7 @@ from typing import Any, cast
 from anprompt.backbones import Backbone
 from anprompt.compute import threads_for
 from anprompt.data.bank import ViewBank
+from anprompt.data.name_lists import warn_of_codes
 from anprompt.data.names import class_key
 from anprompt.data.splits import few_shot, subset_classes, with_classes
 from anprompt.data.types import Dataset
@@ -111,6 +112,7 @@ def plan(
         )
     if not drawn.train:
         raise UserError(f"{dataset.name} has no pictures to train on.")
+    warn_of_codes(drawn.classnames, template if template is not None else dataset.template)
     known = match_descriptions(descriptions, drawn.classnames) if descriptions is not None else {}
     return Job(
         drawn, backbone, method, method_config, train_config, template if template is not None else dataset.template,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from anprompt.commands.common import PRECISIONS, add_adapter_folder, add_device, add_layout
+from anprompt.commands.common import PRECISIONS, add_adapter_folder, add_device, add_layout, add_names
 from anprompt.commands.parser import one_of, share
 from anprompt.commands.terminal import percent, print_json, say
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="labelled pictures of the trained classes: a folder of class folders, a CSV file, embedded:NAME or coop:NAME",
     )  # fmt: skip
     add_layout(parser)
+    add_names(parser)
     parser.add_argument("--root", metavar="DIR", help="what relative paths and coop:NAME start from")
     parser.add_argument(
         "--split", type=one_of("split", ("val", "test", "train", "all")), default="val", metavar="val|test|train|all",
@@ -36,12 +37,15 @@ def run(args: argparse.Namespace) -> int:
     from anprompt.backbones import load_backbone
     from anprompt.calibrate import calibrate
     from anprompt.calibration_record import save_calibration
-    from anprompt.checkpoint import load_adapter, read_config
+    from anprompt.checkpoint import load_adapter, read_config, trained_labels
+    from anprompt.data.name_lists import in_trained_names, named
     from anprompt.data.sources import open_dataset
     from anprompt.loaders import part_items
 
-    trained = map(str, read_config(args.adapter)["classnames"])  # slips show before a backbone is loaded
-    data = open_dataset(args.data, root=args.root, layout=args.layout, known=trained)
+    config = read_config(args.adapter)  # slips show before a backbone is loaded
+    trained, labels = tuple(map(str, config["classnames"])), trained_labels(config)
+    data = open_dataset(args.data, root=args.root, layout=args.layout, known=(*trained, *labels))
+    data = named(data, args.names) if args.names else in_trained_names(data, labels, trained)
     part_items(data, args.split)
     dtype = PRECISIONS[args.precision or "fp32"]
     given = load_backbone(args.backbone, device=args.device, dtype=dtype) if args.backbone else None

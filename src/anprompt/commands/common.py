@@ -56,6 +56,14 @@ def say_reading(args: argparse.Namespace, dataset: Dataset) -> None:
             say(line)
 
 
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """--names."""
+    parser.add_argument(
+        "--names", metavar="FILE",
+        help="names for classes called by numbers or codes: JSON {label: name}, a table label,name, or a name a line",
+    )  # fmt: skip
+
+
 def add_device(parser: argparse.ArgumentParser, precision_help: str) -> None:
     """--device, --precision."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
@@ -91,6 +99,7 @@ def open_method(args: argparse.Namespace, classnames: Sequence[str] | None, temp
     """
     from anprompt.backbones import load_backbone
     from anprompt.checkpoint import load_adapter, read_config
+    from anprompt.data.name_lists import warn_of_codes
     from anprompt.methods import build_method, check_template
 
     dtype = PRECISIONS[args.precision or "fp32"]
@@ -99,6 +108,7 @@ def open_method(args: argparse.Namespace, classnames: Sequence[str] | None, temp
     if args.adapter == ZEROSHOT:
         if not classnames:
             raise UserError('zeroshot knows no classes of its own; give them with --classes "a,b,c".')
+        warn_of_codes(classnames, args.template or template or "a photo of a {}.")
         backbone = load_backbone(args.backbone or "embedded", device=args.device, dtype=dtype)
         sentence = args.template or template or "a photo of a {}."
         return build_method(ZEROSHOT, backbone, classnames, template=sentence)

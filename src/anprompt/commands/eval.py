@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from anprompt.commands.common import ZEROSHOT, add_adapter, add_data, add_device, open_method
+from anprompt.commands.common import ZEROSHOT, add_adapter, add_data, add_device, add_names, open_method
 from anprompt.commands.parser import one_of
 from anprompt.commands.terminal import note_line, percent, print_json, progress, say, table
 from anprompt.commands.together import together
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eval`."""
     add_adapter(parser)
     add_data(parser, "which half of the data's classes to test on (default: all)")
+    add_names(parser)
     parser.add_argument(
         "--split", type=one_of("split", (*PARTS, "all")), metavar="test|val|train|all",
         help="which images (default: test); all: every image, for a folder that was not trained on",
@@ -47,11 +48,14 @@ def run(args: argparse.Namespace) -> int:
         return _run(args, team)
 
 
-def _trained(args: argparse.Namespace) -> tuple[str, ...]:
-    """Names of the trained classes; none for zero-shot CLIP. A slip in the folder's name shows here."""
-    from anprompt.checkpoint import read_config
+def _trained(args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and labels of the trained classes; none for zero-shot CLIP. A slip in the folder's name shows here."""
+    from anprompt.checkpoint import read_config, trained_labels
 
-    return () if args.adapter == ZEROSHOT else tuple(map(str, read_config(args.adapter)["classnames"]))
+    if args.adapter == ZEROSHOT:
+        return (), ()
+    config = read_config(args.adapter)
+    return tuple(map(str, config["classnames"])), trained_labels(config)
 
 
 def _trained_on(args: argparse.Namespace, data: Dataset) -> bool:
@@ -70,6 +74,7 @@ def _trained_on(args: argparse.Namespace, data: Dataset) -> bool:
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.candidates import candidates
+    from anprompt.data.name_lists import in_trained_names, named
     from anprompt.data.reading import reading_record
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
@@ -77,9 +82,11 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.loaders import part_items
     from anprompt.tuning import score
 
-    trained = _trained(args)
-    data = open_dataset(args.data, root=args.root, layout=args.layout, known=trained, least_classes=1 if trained else 2)
-    whole = data
+    trained, labels = _trained(args)
+    data = open_dataset(
+        args.data, root=args.root, layout=args.layout, known=(*trained, *labels), least_classes=1 if trained else 2
+    )
+    data = whole = named(data, args.names) if args.names else in_trained_names(data, labels, trained)
     told: list[str] = []
     data = subset_classes(data, args.classes)
     split = args.split or "test"

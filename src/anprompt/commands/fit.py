@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anprompt.commands.common import add_data, add_device, say_reading
+from anprompt.commands.common import add_data, add_device, add_names, say_reading
 from anprompt.commands.parser import add_bank, positive, setting, shots, whole
 from anprompt.commands.terminal import note_line, percent, print_json, progress, say
 from anprompt.commands.together import together
@@ -30,6 +30,7 @@ STATE = ".state"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fit`."""
     add_data(parser, "which half of the classes to train on (default: all)")
+    add_names(parser)
     parser.add_argument(
         "--backbone", default="embedded", metavar="NAME", help="embedded, a folder or a hub id"
     )
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.backbones import load_backbone, resolve_device
     from anprompt.data.bank import DiskBank
+    from anprompt.data.name_lists import named
     from anprompt.data.sources import open_dataset
     from anprompt.methods import check_template
     from anprompt.process_group import on_first
@@ -79,6 +81,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     device = team.device if team else resolve_device(args.device)
     on_first(team, lambda: check_out(out))
     dataset = open_dataset(args.data, root=args.root, layout=args.layout, report=args.json)
+    dataset = named(dataset, args.names)
     if team is None or team.first:
         say_reading(args, dataset)
     backbone = load_backbone(args.backbone, device=device)
@@ -291,6 +294,8 @@ def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) ->
         record["accuracy (test)"] = tested.accuracy
         record["test pictures"] = len(tested.labels)
     record["loss"] = last["loss"]
+    if job.dataset.labels:
+        record["labels"] = list(job.dataset.labels)
     record["pictures left out"] = len({*tuned.skipped, *dataset.skipped})
     if dataset.reading:
         record["reading"] = reading_record(dataset)

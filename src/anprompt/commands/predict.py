@@ -148,11 +148,14 @@ def _predict(
         return [], failed
     shares = classifier.logits(pixels_of(views, backbone)).softmax(dim=-1).cpu()
     values, labels = shares.topk(min(top, shares.shape[1]))
+    method = classifier.method
+    own = method.labels if classifier.classnames == method.trained_classnames else ()
+    called = [{"label": label} for label in own] or [{}] * len(classifier.classnames)
     answers = [
         {
             "picture": str(path),
             "top": [
-                {"class": classifier.classnames[label], "probability": round(value, 6)}
+                {"class": classifier.classnames[label], **called[label], "probability": round(value, 6)}
                 for label, value in zip(row_labels, row_values)
             ],
         }

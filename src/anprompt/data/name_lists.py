@@ -380,6 +380,19 @@ def _same_number(label: str, keys: set[str]) -> bool:
     )
 
 
+def in_trained_names(dataset: Dataset, labels: Sequence[Any], names: Sequence[str]) -> Dataset:
+    """The data set under the names that a method was trained with, where it is called by the labels.
+
+    Args:
+        labels: what the training data called the classes; empty where those were their names.
+        names: what they were trained under.
+    """
+    by_label = {class_key(str(label)): name for label, name in zip(labels, names)}
+    if not any(class_key(name) in by_label for name in dataset.classnames):
+        return dataset
+    return named(dataset, {name: by_label.get(class_key(name), name) for name in dataset.classnames})
+
+
 def named(dataset: Dataset, names: Mapping[Any, str] | Sequence[str] | str | os.PathLike | None) -> Dataset:
     """The data set with names for its classes; what they were called before stands in `labels`.
 

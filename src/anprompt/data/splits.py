@@ -138,6 +138,8 @@ def with_classes(dataset: Dataset, classnames: Sequence[str]) -> Dataset:
     Names are compared by `names.class_key`, so "Apple" of the data is "apple" of the list.
     """
     labels = {class_key(name): label for label, name in enumerate(classnames)}
+    called = dict(zip(map(class_key, dataset.classnames), dataset.labels))
+    own = tuple(called.get(class_key(name), "") for name in classnames) if called else ()
 
     def keep(items: Sequence[Item]) -> tuple[Item, ...]:
         known = [(item, labels.get(class_key(item.classname))) for item in items]
@@ -148,6 +150,7 @@ def with_classes(dataset: Dataset, classnames: Sequence[str]) -> Dataset:
     return replace(
         dataset,
         classnames=tuple(classnames),
+        labels=own if all(own) else (),
         train=keep(dataset.train),
         val=keep(dataset.val),
         test=keep(dataset.test),

@@ -77,6 +77,7 @@ class Method(nn.Module):
         engine: "shared" (exact sharing) or "plain" (whole sequences, what the parity tests compare with).
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
+        labels: what the data called these classes, where they were given other names; else empty.
         temperature: divides the logits of the trained head in a `Classifier`; see `anprompt.calibrate`.
         splits: whether the loss is a mean over the batch's pictures, or asks `whole` for what it takes of
             all of them; only then may several processes share a batch (`anprompt.distributed`).
@@ -95,6 +96,7 @@ class Method(nn.Module):
     preset: str = ""
     engine: str = "shared"
     temperature: float = 1.0
+    labels: tuple[str, ...] = ()
     whole: Callable[[Tensor], Tensor]
 
     def __init__(
@@ -139,6 +141,11 @@ class Method(nn.Module):
                 f"No description for class {name!r}; give a JSON file {{class: [sentences]}} with --descriptions."
             )
         return list(about)
+
+    def names_by_key(self) -> dict[str, str]:
+        """The trained names by `class_key` of their labels and of themselves."""
+        called = zip((*self.labels, *self.trained_classnames), self.trained_classnames * (2 if self.labels else 1))
+        return {class_key(label): name for label, name in called}
 
     @property
     def logit_scale(self) -> float:
@@ -229,7 +236,7 @@ class Classifier:
         names = tuple(classnames) if classnames is not None else method.trained_classnames
         if not names:
             raise UserError("The class list is empty; give at least one class name.")
-        trained = {class_key(name): name for name in method.trained_classnames}
+        trained = method.names_by_key()
         keys = [class_key(name) for name in names]
         if head == "auto":
             head = "trained" if all(key in trained for key in keys) else "unseen"

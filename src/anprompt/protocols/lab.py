@@ -10,6 +10,7 @@ from pathlib import Path
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.conditions import Condition
 from anprompt.data.bank import DiskBank
+from anprompt.data.name_lists import warn_of_codes
 from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
@@ -75,7 +76,8 @@ class Lab:
         """The run's data set, or another one under the same root."""
         key = name or spec.dataset, spec.root
         if key not in self._datasets:
-            self._datasets[key] = open_dataset(key[0], root=spec.root)
+            data = self._datasets[key] = open_dataset(key[0], root=spec.root)
+            warn_of_codes(data.classnames, data.template, "folders named in words")
         return self._datasets[key]
 
     def test_views(
