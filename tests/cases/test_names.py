@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import time
@@ -133,7 +134,7 @@ def test_a_doubled_name_takes_at_most_thrice_the_time(door: str) -> None:
     work = DOORS[door]
     work(1000)
     times = [seconds(work, 15_000 * 2**step) for step in range(3)]
-    for smaller, larger in zip(times, times[1:]):
+    for smaller, larger in itertools.pairwise(times):
         assert larger <= 3 * smaller + 0.02, times  # 0.02 s: what a clock or a collection may add
 
 
@@ -262,7 +263,7 @@ def test_labels_find_their_names(labels: list, given: object, found: list[str]) 
 
 @pytest.mark.parametrize("given", [{0: "a"}, ["a"], ["a", "b", "c"]])
 def test_a_label_without_a_name_is_named(given: object) -> None:
-    with pytest.raises(UserError, match="label|classes"):
+    with pytest.raises(UserError, match=r"label|classes"):
         names_for(["0", "x"], given)
 
 
