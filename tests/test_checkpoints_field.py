@@ -211,7 +211,7 @@ def test_incomplete_or_foreign_tensors(tiny_backbone: Backbone, tmp_path: Path) 
     large = {key: torch.zeros(2, 512) for key in ("prompt_learner.ctx",)}
     assert "has the shape [2, 512]" in one_line(save(tmp_path, large), tiny_backbone)
     specific = official_state("coop", randomised("coop", tiny_backbone, class_specific=True))
-    assert "with 2 classes needs" in one_line(save(tmp_path, specific), tiny_backbone, NAMES[:2])
+    assert "trained on 3 classes, but 2 names are given" in one_line(save(tmp_path, specific), tiny_backbone, NAMES[:2])
 
 
 def test_broken_training_is_noticed(tiny_backbone: Backbone, tmp_path: Path) -> None:

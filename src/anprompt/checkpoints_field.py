@@ -10,6 +10,7 @@ with torch.save. Which method it was, and its sizes, are read off names and shap
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anprompt.adapters.official_files import check_class_count, check_file, epoch_line
 from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError
 from anprompt.files import check_readable
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
+
+log = logging.getLogger("anprompt")
 
 NameMap = dict[str, list[str]]
 
@@ -159,6 +163,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         UserError: no such file, or one with anything in it but tensors and plain values.
     """
     path = Path(path)
+    check_file(path)
     _refuse_endless(path)
     _refuse_packed(path)
     try:
@@ -174,6 +179,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} has no 'state_dict' of tensors; give a 'model.pth.tar-N' file.")
+    if line := epoch_line(path, content.get("epoch")):
+        log.warning("%s", line)
     for key, value in state.items():
         _refuse_hollow(path, str(key), value)
     plain = {str(key).removeprefix("module."): value for key, value in state.items()}
@@ -293,6 +300,7 @@ def from_state(
 ) -> Method:
     """`read_field_checkpoint` for tensors that `read_state` has read; `path` is for messages."""
     name = method_of(state, path)
+    check_class_count(state, len(classnames), path)
     names = official_names(name, state)
     missing = [official for group in names.values() for official in group if official not in state]
     if missing or not all(names.values()):

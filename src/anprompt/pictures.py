@@ -49,7 +49,19 @@ def pictures(X: Any) -> Iterator[Picture]:
         X = _column(X)
     if not isinstance(X, Iterable) or getattr(X, "ndim", 1) == 0 or isinstance(X, dict):
         raise UserError(f"Pictures must be a list of paths, images or arrays, not {type(X).__name__!r}.")
-    yield from X
+    for row, picture in enumerate(X):
+        if _no_picture(picture):
+            raise UserError(f"Row {row} holds no image, but {str(picture)[:40]!r} ({type(picture).__name__}); leave it out.")
+        yield picture
+
+
+def _no_picture(value: Any) -> bool:
+    """What a table has where a path is missing, and whatever else can't be an image: a slip, not a damaged file."""
+    if isinstance(value, (str, bytes)):
+        return not value.strip()
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim == 0
+    return isinstance(value, (int, float, complex, np.generic, Mapping, list, tuple)) or _missing(value)
 
 
 def _column(X: Any) -> Any:

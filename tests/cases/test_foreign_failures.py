@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import anprompt as ap
+from anprompt.adapters.official_files import class_count
 from anprompt.backbones import devices, load_backbone, resolve_device
 from anprompt.backbones import tokenizers as tokenizer_checks
 from anprompt.backbones.names import is_path
 from anprompt.checkpoint import CONFIG, load_adapter
+from anprompt.checkpoints_field import read_field_checkpoint, read_state
 from anprompt.cli import main
 from anprompt.data.embedded import embedded_model_folder
 from anprompt.errors import UserError
@@ -240,3 +244,117 @@ def test_code_beside_a_model_gets_no_such_advice(model: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_backbone(model)
     assert "trust_remote_code" not in str(caught.value) and "config.json" in str(caught.value)
+
+
+# --- what is no image -----------------------------------------------------------------------------
+class NAType:
+    """Like pandas' NA: neither equal nor unequal to anything."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __ne__(self, other: object) -> NAType:  # type: ignore[override]
+        return self
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+NO_IMAGES = [None, float("nan"), np.float64("nan"), np.datetime64("NaT"), NAType(), "", "  ", b"", 3, 2.5, np.int64(3), True,
+             {}, {"path": "a.png"}, [], ["a.png"], ("a.png",)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(photo_folder: Path) -> list[str]:
+    return [str(photo_folder / name / f"{i}.png") for name in ("red_square", "green square") for i in range(2)]
+
+
+@pytest.mark.parametrize("value", NO_IMAGES, ids=repr)
+def test_a_row_without_an_image_is_named(value: Any, photos: list[str], tiny_backbone: Any) -> None:
+    classifier = ap.PromptClassifier(tiny_backbone, method="coop", shots=2, train={"epochs": 1})
+    classifier.fit(photos, ["a", "a", "b", "b"])
+    column = np.empty(5, dtype=object)
+    column[:] = [*photos[:2], None, *photos[2:]]
+    column[2] = value
+    for X in (column, column.reshape(5, 1), column.tolist(), iter(column.tolist())):
+        with pytest.raises(UserError, match="Row 2 holds no image"):
+            classifier.predict(X)
+    with pytest.raises(UserError, match="Row 2 holds no image"):
+        classifier.fit(column, ["a", "a", "a", "b", "b"])
+
+
+@pytest.mark.parametrize("X", [None, np.array(None, dtype=object), 3, np.full((2, 2), None, dtype=object), {"a": 1}])
+def test_what_holds_no_images_at_all(X: Any, photos: list[str], tiny_backbone: Any) -> None:
+    classifier = ap.PromptClassifier(tiny_backbone, method="coop", shots=2, train={"epochs": 1})
+    classifier.fit(photos, ["a", "a", "b", "b"])
+    for call in (lambda: classifier.predict(X), lambda: classifier.fit(X, ["a", "b"])):
+        with pytest.raises(UserError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+# --- official files -------------------------------------------------------------------------------
+ROWS = {
+    "coop": {"token_prefix": (3, 1, 128), "token_suffix": (3, 27, 128)},
+    "class-specific coop": {"ctx": (3, 4, 128)},
+    "a whole model": {"module.prompt_learner.token_prefix": (3, 1, 128)},
+    "sentences as numbers": {"tokenized_prompts": (3, 77)},
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_another_number_of_classes_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = ROWS[case]
+    prefix = "module.prompt_learner." if any("." in key for key in shapes) else ""
+    state = {f"{prefix}ctx": torch.zeros(4, 128), **{key: torch.zeros(shape) for key, shape in shapes.items()}}
+    file = tmp_path / "model.pth.tar-5"
+    torch.save({"state_dict": state, "epoch": 5}, file)
+    words = ["convert", str(file), "--backbone", "no-such/model", "--out", str(tmp_path / "out"), "--classes"]
+    for names in ("a,b", "a,b,c,d"):
+        line = line_of([*words, names], capsys)  # before the backbone is looked for
+        assert f"was trained on 3 classes, but {len(names.split(','))} names are given" in line
+    words[words.index("no-such/model")] = "embedded"
+    assert main([*words, "a,b,c"]) == 0
+
+
+@pytest.mark.parametrize("method", ["coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp"])
+def test_every_methods_file_tells_its_classes(method: str, tiny_backbone: Any, tmp_path: Path) -> None:
+    from ..test_checkpoints_field import NAMES, official_state, randomised, save
+
+    path = save(tmp_path, official_state(method, randomised(method, tiny_backbone)))
+    read_field_checkpoint(path, tiny_backbone, NAMES)
+    for names in (NAMES[:2], [*NAMES, "ox"]):
+        with pytest.raises(UserError, match=f"trained on 3 classes, but {len(names)} names"):
+            read_field_checkpoint(path, tiny_backbone, names)
+
+
+def test_counts_that_disagree_are_damage(tmp_path: Path) -> None:
+    state = {"prompt_learner.token_prefix": torch.zeros(3, 1, 8), "prompt_learner.token_suffix": torch.zeros(4, 5, 8)}
+    with pytest.raises(UserError, match=r"for 3 classes, but .* for 4"):
+        class_count(state, "x")
+    assert class_count({"prompt_learner.ctx": torch.zeros(4, 8)}, "x") is None
+
+
+def test_a_folder_or_a_missing_epoch_names_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "seed1" / "prompt_learner"
+    run.mkdir(parents=True)
+    words = ["--backbone", "embedded", "--classes", "a,b", "--out", str(tmp_path / "out")]
+    assert "without any 'model.pth.tar-N' file" in line_of(["convert", str(tmp_path), *words], capsys)
+    for epoch in (5, 50):
+        torch.save({"state_dict": {}, "epoch": epoch}, run / f"model.pth.tar-{epoch}")
+    (run / "checkpoint").write_text("model.pth.tar-50")
+    both = f"{run / 'model.pth.tar-5'}, {run / 'model.pth.tar-50'}"
+    for folder in (tmp_path, tmp_path / "seed1", run):
+        assert f"is a folder; give one of its files: {both}" in line_of(["convert", str(folder), *words], capsys)
+    line = line_of(["convert", str(run / "model.pth.tar-200"), *words], capsys)
+    assert "does not exist" in line and both in line
+    assert "does not exist" in line_of(["convert", str(tmp_path / "nowhere" / "x"), *words], capsys)
+
+
+@pytest.mark.parametrize(("named", "held", "told"), [(5, 50, True), (50, 50, False), (5, None, False), (5, "five", False)])
+def test_a_name_with_another_epoch_is_told(
+    named: int, held: Any, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / f"model.pth.tar-{named}"
+    torch.save({"state_dict": {"ctx": torch.zeros(4, 8)}, "epoch": held}, file)
+    read_state(file)
+    assert [f"of epoch {named}, but holds epoch {held}" in r.getMessage() for r in caplog.records] == [True] * told

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, save."""
+    from anprompt.adapters.official_files import check_class_count
     from anprompt.adapters.place import holds_adapter_here, holds_another
     from anprompt.backbones import load_backbone
     from anprompt.checkpoint import save_adapter
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.file} holds prompts of {found!r}, not of {args.method!r}; leave --method out."
         )
+    check_class_count(state, len(names), args.file)
     # The backbone last: every other slip shows before a large model is loaded.
     backbone = load_backbone(args.backbone)
     method = from_state(
