@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from anprompt.cli import main
-from anprompt.ledger import FIGURES, from_records, ledgers, problems
+from anprompt.experiments.protocols import PROTOCOLS
+from anprompt.ledger import from_records, ledgers, problems
 from anprompt.methods import methods, tomllib
 from anprompt.stats import harmonic_mean
 
@@ -98,7 +99,7 @@ def test_a_reported_h_belongs_to_its_base_and_new(entry: dict[str, Any]) -> None
     figures = [claim["values"] for claim in entry["reported"]]
     figures += [entry["measured"]["values"]] if entry["measured"] else []
     for values in figures:
-        assert set(values) <= set(FIGURES[entry["protocol"]])
+        assert set(values) <= set(PROTOCOLS[entry["protocol"]].figures)
         if "H" in values:
             assert abs(harmonic_mean(values["base"], values["new"]) - values["H"]) < 0.02
 

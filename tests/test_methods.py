@@ -14,6 +14,7 @@ from torch import Tensor
 from anprompt.backbones import Backbone
 from anprompt.cli import main
 from anprompt.errors import UserError
+from anprompt.experiments import protocols
 from anprompt.methods import Classifier, Method, build_method, method_class, preset, preset_names
 from anprompt.methods.cocoop import CoCoOp
 from anprompt.methods.context import DeepContext, context_bank, context_words
@@ -276,7 +277,7 @@ def test_projections_start_as_in_the_official_code(tiny_backbone: Backbone) -> N
 
 
 # --- presets ----------------------------------------------------------------------------------------
-PROTOCOLS = ["base-to-new", "few-shot", "cross-dataset", "domains"]
+PROTOCOLS = sorted({one.recipe or one.name for one in protocols.PROTOCOLS.values()})
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -307,7 +308,7 @@ def test_published_recipes() -> None:
     ]
     assert preset("cocoop").train["batch_size"] == 1
     assert preset("maple", "cross-dataset").settings["depth"] == 3
-    assert preset("maple", "domains").train["lr"] == 2.6e-3
+    assert preset("maple", protocols.PROTOCOLS["domains"].recipe).train["lr"] == 2.6e-3
     assert preset("promptsrc").settings["average_mean"] == 15 and preset("promptsrc").train["epochs"] == 20
     assert preset("promptsrc-per-dataset", "few-shot", dataset="eurosat").settings["average_mean"] == 45
     assert preset("promptsrc-per-dataset", "few-shot").settings["average_mean"] == 30

@@ -49,7 +49,7 @@ def without_times(record: dict) -> dict:
 
 # --- one run --------------------------------------------------------------------------------------
 def test_a_record_says_what_was_run(spec: RunSpec, lab: Lab) -> None:
-    record = protocols.base_to_new(spec, lab)
+    record = protocols.run_protocol(spec, lab)
     base, new = record["metrics"]["base"], record["metrics"]["new"]
     assert (base["head"], new["head"]) == ("trained", "unseen")
     assert list(base["per_class"]) == ["blue_square", "green square"]
@@ -63,7 +63,7 @@ def test_a_record_says_what_was_run(spec: RunSpec, lab: Lab) -> None:
 
 
 def test_zero_shot_trains_nothing(spec: RunSpec, lab: Lab) -> None:
-    record = protocols.base_to_new(dataclasses.replace(spec, method="zeroshot", settings=(), train=()), lab)
+    record = protocols.run_protocol(dataclasses.replace(spec, method="zeroshot", settings=(), train=()), lab)
     assert record["train"] is None and record["log"]["steps"] == 0
     assert (
         record["metrics"]["base"]["head"] == "trained"
@@ -71,7 +71,7 @@ def test_zero_shot_trains_nothing(spec: RunSpec, lab: Lab) -> None:
 
 
 def test_the_same_specification_gives_the_same_record(spec: RunSpec, lab: Lab) -> None:
-    assert without_times(protocols.base_to_new(spec, lab)) == without_times(protocols.base_to_new(spec, lab))
+    assert without_times(protocols.run_protocol(spec, lab)) == without_times(protocols.run_protocol(spec, lab))
 
 
 def test_seed_and_settings_are_part_of_the_identity_and_the_root_is_not(spec: RunSpec) -> None:
@@ -103,21 +103,21 @@ def test_unreadable_pictures_are_counted(spec: RunSpec, lab: Lab, tmp_path: Path
             Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
     broken = tmp_path / "a" / "0.png"
     broken.write_bytes(broken.read_bytes()[:300])
-    record = protocols.base_to_new(dataclasses.replace(spec, dataset=str(tmp_path), shots=None), lab)
+    record = protocols.run_protocol(dataclasses.replace(spec, dataset=str(tmp_path), shots=None), lab)
     assert record["data"]["skipped_count"] == 1 and "0.png" in record["data"]["skipped"][0]
 
 
 # --- conditions -----------------------------------------------------------------------------------
 def test_conditions_are_measured_and_marked(spec: RunSpec, lab: Lab) -> None:
     noisy = dataclasses.replace(spec, conditions=("image:fog:5", "text:typo:2"))
-    metrics = protocols.base_to_new(noisy, lab)["metrics"]
+    metrics = protocols.run_protocol(noisy, lab)["metrics"]
     assert list(metrics["conditions"]) == ["image:fog:5", "text:typo:2"]
     assert not metrics["conditions"]["image:fog:5"]["seen_in_training"]
     assert metrics["conditions"]["text:typo:2"]["seen_in_training"]
     # results under noise are counted under the true names, with the head of the true names
     base = metrics["conditions"]["text:typo:2"]["base"]
     assert list(base["per_class"]) == list(metrics["base"]["per_class"]) and base["head"] == "trained"
-    assert metrics["base"] == protocols.base_to_new(spec, lab)["metrics"]["base"]  # clean is not touched
+    assert metrics["base"] == protocols.run_protocol(spec, lab)["metrics"]["base"]  # clean is not touched
 
 
 def test_noise_is_a_function_of_the_picture() -> None:

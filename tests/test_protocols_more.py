@@ -21,7 +21,7 @@ from anprompt.evaluate import evaluate
 from anprompt.loaders import make_views
 from anprompt.methods import Classifier, build_method
 from anprompt.noise.text import PHRASINGS
-from anprompt.protocols import PROTOCOLS, Event, Lab, Part, RunSpec
+from anprompt.protocols import Event, Lab, Part, RunSpec, run_protocol
 from anprompt.protocols.pictures import Pictures
 from anprompt.protocols.shelf import Shelf, default_budget
 from anprompt.results import labels, predicted, save_record
@@ -57,7 +57,7 @@ def add(lab: Lab, name: str, photo_folder: Path, **changes: object) -> Dataset:
 
 def run(spec: RunSpec, lab: Lab, **changes: object) -> dict:
     changed = dataclasses.replace(spec, **changes)
-    return PROTOCOLS[changed.protocol](changed, lab)
+    return run_protocol(changed, lab)
 
 
 # --- what the protocols measure -------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_domain_may_have_some_of_the_classes_and_no_others(
     add(lab, "half", photo_folder)
     lab._datasets["half", None] = subset_classes(lab._datasets["half", None], "new")
     metrics = run(spec, lab, protocol="domains", targets=("half",))["metrics"]
-    assert list(metrics["targets"]["half"]["per_class"]) == ["red square", "yellow square"]
+    assert list(metrics["targets"]["half"]["per_class"]) == ["red_square", "yellow square"]
     add(lab, "other", photo_folder, classnames=("red square", "gren square", "x", "y"))
     with pytest.raises(UserError, match="lacks it"):
         run(spec, lab, protocol="domains", targets=("other",))
@@ -164,7 +164,7 @@ def test_sharing_changes_no_answer(spec: RunSpec, lab: Lab, method: str) -> None
         train=() if method == "zeroshot" else QUICKLY,
     )  # fmt: skip
     for _ in range(2):  # the second time from the shelf
-        metrics = PROTOCOLS["noise"](noisy, lab)["metrics"]
+        metrics = run_protocol(noisy, lab)["metrics"]
     backbone, data = lab.backbone(noisy), lab.dataset(noisy)
     kept = protocols.parts.trained(noisy, lab, "base", None, protocols.silent).method
     for name in NOISY:
@@ -183,8 +183,8 @@ def test_sharing_changes_no_answer(spec: RunSpec, lab: Lab, method: str) -> None
 def test_words_that_do_not_reach_a_method_change_nothing(spec: RunSpec, lab: Lab) -> None:
     conditions = ("template:typo:3", "template:unseen:1", "text:typo:3")
     changed = dataclasses.replace(spec, protocol="noise", conditions=conditions, train=QUICKLY)
-    learned = PROTOCOLS["noise"](dataclasses.replace(changed, method="coop", settings=()), lab)["metrics"]
-    reading = PROTOCOLS["noise"](changed, lab)["metrics"]
+    learned = run_protocol(dataclasses.replace(changed, method="coop", settings=()), lab)["metrics"]
+    reading = run_protocol(changed, lab)["metrics"]
     for name in conditions[:2]:
         entry = learned["conditions"][name]["base"]
         assert entry.pop("unchanged") and entry == learned["base"]

@@ -12,7 +12,6 @@ from anprompt.commands.parser import add_bank, one_of, setting, shots, whole
 from anprompt.commands.terminal import console, print_json, say
 from anprompt.compute import PRECISIONS
 from anprompt.conditions import QUICK, all_conditions, described
-from anprompt.data.catalog import BENCHMARKS, IMAGENET_VARIANTS
 from anprompt.engines import execute
 from anprompt.errors import UserError, choices
 from anprompt.estimate import Estimate, estimate
@@ -26,7 +25,6 @@ from anprompt.tables import Line, Sheet, check_tables, sheets, to_terminal, writ
 from anprompt.tuning import split_settings
 from anprompt.workers import default_jobs
 
-FEW_SHOTS = (1, 2, 4, 8, 16)
 LISTS = ("all", "quick", "image", "text", "template", "descriptions")
 
 
@@ -36,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "protocol",
         type=one_of("protocol", PROTOCOLS),
         metavar="PROTOCOL",
-        help=f"what to measure: {', '.join(PROTOCOLS)}",
+        help="what to measure: " + "; ".join(f"{name} ({one.doc})" for name, one in PROTOCOLS.items()),
     )
     parser.add_argument(
         "--data", default="embedded", help="data sets, separated by commas: embedded (all of them), embedded:food, "
@@ -214,7 +212,7 @@ def all_shots(text: str | None, protocol: str) -> list[int | None]:
         UserError: one is no whole number from 1 on.
     """
     if text is None:
-        return [*FEW_SHOTS] if protocol == "few-shot" else [16]
+        return list(PROTOCOLS[protocol].shots)
     try:
         return list(dict.fromkeys(shots(word) for word in words(text, "shots")))
     except argparse.ArgumentTypeError as error:
@@ -227,20 +225,12 @@ def targets(text: str | None, protocol: str, dataset: str) -> tuple[str, ...]:
     Raises:
         UserError: the protocol has no targets, or none are known for this data set.
     """
-    if text is not None:
-        if protocol not in ("cross-dataset", "domains"):
-            raise UserError(f"{protocol} tests on the data it trains on; leave out --targets.")
-        return tuple(name for name in data_sets(text) if name != dataset)
-    if protocol not in ("cross-dataset", "domains"):
-        return ()
-    if dataset == "coop:imagenet":
-        others = IMAGENET_VARIANTS if protocol == "domains" else BENCHMARKS
-        return tuple(f"coop:{name}" for name in others if name != "imagenet")
-    if protocol == "domains":
-        return ()  # its own
-    if dataset.startswith("embedded:"):
-        return tuple(name for name in data_sets("embedded") if name != dataset)
-    raise UserError(f"cross-dataset from {dataset} needs targets; give data sets with --targets.")
+    asked = PROTOCOLS[protocol]
+    if text is None:
+        return asked.targets(dataset) if asked.takes_targets else ()
+    if not asked.takes_targets:
+        raise UserError(f"{protocol} tests on the data it trains on; leave out --targets.")
+    return tuple(name for name in data_sets(text) if name != dataset)
 
 
 def conditions(text: str | None, single: Sequence[str], descriptions: bool) -> tuple[str, ...]:

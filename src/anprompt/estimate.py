@@ -16,6 +16,7 @@ from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import evaluate
+from anprompt.experiments.protocols import protocol
 from anprompt.forecast import step_times
 from anprompt.loaders import make_views
 from anprompt.machine import peak_memory_mb, reset_peak_memory
@@ -131,7 +132,7 @@ def _config(spec: RunSpec, lab: Lab) -> TrainConfig:
 
 def _classes(spec: RunSpec, lab: Lab) -> Dataset:
     drawn = few_shot(lab.dataset(spec), spec.shots, spec.seed)
-    return subset_classes(drawn, "base" if spec.recipe == "base-to-new" else "all")
+    return subset_classes(drawn, protocol(spec.protocol).classes)
 
 
 def _steps(spec: RunSpec, lab: Lab) -> int:
@@ -145,8 +146,9 @@ def _steps(spec: RunSpec, lab: Lab) -> int:
 def _tested(spec: RunSpec, lab: Lab) -> tuple[int, int]:
     """Test pictures of all parts of a run, and the most classes in one of them."""
     sets = [lab.dataset(spec), *(lab.dataset(spec, name) for name in spec.targets)]
-    halves = 2 if spec.recipe == "base-to-new" else 1
-    return sum(len(data.test) for data in sets), -(-max(len(d.classnames) for d in sets) // halves)
+    targets = dict(zip(spec.targets, sets[1:]))
+    parts = protocol(spec.protocol).parts(spec, sets[0], targets).values()
+    return sum(len(part.data.test) for part in parts), max(len(part.data.classnames) for part in parts)
 
 
 def measured(spec: RunSpec, lab: Lab) -> Pace:

@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.errors import choices
+from anprompt.experiments.protocols import PROTOCOLS
+from anprompt.experiments.protocols.base_to_new import BaseToNew
 
 Ledger = dict[str, Any]
 
-# protocol -> the figures it has, in percent
-FIGURES = {
-    "base-to-new": ("base", "new", "H"),
-    "cross-dataset": ("source", "targets"),
-    "domains": ("targets",),
-}
 KINDS = ("published", "secondary", "re-run")
 _WHERE = ("protocol", "backbone", "data", "shots")
 _MEASURED = ("values", "data_sets", "seeds", "hardware", "command", "records")
@@ -55,9 +51,9 @@ def problems(content: Mapping[str, Any]) -> list[str]:
 
 def _entry_problems(entry: Mapping[str, Any]) -> list[str]:
     found = [f"{key!r} is missing" for key in _WHERE if not entry.get(key)]
-    names = FIGURES.get(str(entry.get("protocol")))
-    if names is None:
+    if entry.get("protocol") not in PROTOCOLS:
         return [*found, f"unknown protocol {entry.get('protocol')!r}"]
+    names = PROTOCOLS[entry["protocol"]].figures
     measured, reported = entry.get("measured"), entry.get("reported", [])
     if not reported and not measured:
         found.append("neither reported nor measured")
@@ -100,7 +96,7 @@ def from_records(folder: str | Path, preset: str, seeds: list[int]) -> dict[str,
 
     def wanted(record: Mapping[str, Any]) -> bool:
         spec = record["spec"]
-        return spec["protocol"] == "base-to-new" and label(dict(record)) == preset and spec["seed"] in seeds
+        return spec["protocol"] == BaseToNew.name and label(dict(record)) == preset and spec["seed"] in seeds
 
     records = [record for record in read_records(folder) if wanted(record)]
     rows = base_new_rows(records)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -13,20 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from anprompt.experiments.protocols import protocol
 from anprompt.protocols import Event, RunSpec
 from anprompt.results import Record
-from anprompt.stats import harmonic_mean
 from anprompt.tables import shown_name
 
 SHOWN = 24
-
-FIGURES: dict[str, tuple[str, ...]] = {
-    "base-to-new": ("base", "new", "H"),
-    "noise": ("base", "new", "H", "noisy H"),
-    "few-shot": ("accuracy",),
-    "cross-dataset": ("source", "targets"),
-    "domains": ("source", "targets"),
-}
 
 
 class LiveSweep:
@@ -83,7 +74,7 @@ class LiveSweep:
         for name in ("data", "method", *(["shots"] if self.several_shots else []), "seed"):
             table.add_column(name, overflow="fold")
         table.add_column("state", min_width=26)
-        columns = FIGURES[specs[0].protocol] if specs else ()
+        columns = protocol(specs[0].protocol).figures if specs else ()
         for name in columns:
             table.add_column(name, justify="right", min_width=5)
         begun = sum(event is not None for event in self.last.values())
@@ -114,16 +105,5 @@ class LiveSweep:
 
 
 def figures(record: Record) -> dict[str, float]:
-    """The few figures of a run that stand for it, by the name of their column in `FIGURES`."""
-    metrics = record["metrics"]
-    if "all" in metrics:
-        return {"accuracy": metrics["all"]["accuracy"]}
-    if "targets" in metrics:
-        means = [entry["accuracy"] for entry in metrics["targets"].values()]
-        return {"source": metrics["source"]["accuracy"], "targets": statistics.fmean(means)}
-    found = {"base": metrics["base"]["accuracy"], "new": metrics["new"]["accuracy"], "H": metrics["H"]}
-    noisy = list(metrics.get("conditions", {}).values())
-    if noisy and record["spec"]["protocol"] == "noise":
-        base, new = (statistics.fmean(c[half]["accuracy"] for c in noisy) for half in ("base", "new"))
-        found["noisy H"] = harmonic_mean(base, new)
-    return found
+    """The few figures of a run that stand for it, by name."""
+    return protocol(record["spec"]["protocol"]).headline(record)

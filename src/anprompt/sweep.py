@@ -13,7 +13,7 @@ from anprompt.compute import threads_for
 from anprompt.errors import UserError
 from anprompt.machine import reset_peak_memory
 from anprompt.methods import preset
-from anprompt.protocols import PROTOCOLS, Event, Lab, Observer, Pairs, RunSpec, silent
+from anprompt.protocols import Event, Lab, Observer, Pairs, RunSpec, run_protocol, silent
 from anprompt.results import Record, dataset_hash, finished, record_name, save_record, spec_hash
 from anprompt.store import scratch
 
@@ -79,7 +79,7 @@ def run_all(
             observe(Event(spec, "start"))
             reset_peak_memory()
             with state_folder(runs_dir, spec, lab) as state, threads_for(lab.backbone(spec)):
-                record = PROTOCOLS[spec.protocol](spec, lab, state=state, observe=observe)
+                record = run_protocol(spec, lab, state=state, observe=observe)
                 save_record(runs_dir, record)
             observe(Event(spec, "done", 1.0, record=record))
         records.append(record)

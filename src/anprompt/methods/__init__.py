@@ -135,8 +135,6 @@ def parse_preset(name: str, text: str) -> dict[str, Any]:
 def _layers(values: Mapping[str, Any], protocol: str, dataset: str, shots: int) -> list[Mapping[str, Any]]:
     """A preset file's tables that hold here, the later ones overriding the earlier ones."""
     tables = values.get("protocol", {})
-    if protocol == "domains":  # trained on the source as for other data sets
-        protocol = protocol if protocol in tables else "cross-dataset"
     change = tables.get(protocol, {})
     special = change.get("shots", {}).get(str(shots), {}), change.get("dataset", {}).get(dataset, {})
     return [values, change, *special]

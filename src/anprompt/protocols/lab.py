@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anprompt.backbones import Backbone, load_backbone
@@ -15,6 +14,7 @@ from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
 from anprompt.errors import UserError
+from anprompt.experiments.protocols import Part
 from anprompt.loaders import make_views
 from anprompt.methods import method_class, preset
 from anprompt.protocols.pictures import Pictures
@@ -23,23 +23,6 @@ from anprompt.protocols.spec import RunSpec
 from anprompt.tuning import match_descriptions, read_descriptions, wants_descriptions
 
 KEPT_BYTES = 64 * 2**20  # of one part's pictures; larger parts are read anew each time
-
-
-@dataclass(frozen=True)
-class Part:
-    """Test pictures to be told apart among some classes.
-
-    Attributes:
-        source: the data set as `open_dataset` takes it.
-        which: which of its pictures; a name for people and for what is kept.
-        data: `test` and `classnames` count.
-        head: "trained", "unseen", or "auto" for what the class list says.
-    """
-
-    source: str
-    which: str
-    data: Dataset
-    head: str = "auto"
 
 
 class Lab:

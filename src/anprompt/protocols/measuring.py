@@ -25,11 +25,12 @@ from anprompt.conditions import DESCRIPTION, Condition
 from anprompt.data.views import Views
 from anprompt.errors import UserError
 from anprompt.evaluate import Metrics, calibration_error, metrics
+from anprompt.experiments.protocols import Part
 from anprompt.files import read_json, write_text
 from anprompt.methods import Classifier, Method
 from anprompt.methods.base import finite, frozen_alone, trunk_alone
 from anprompt.prompting import Vision
-from anprompt.protocols.lab import Lab, Part
+from anprompt.protocols.lab import Lab
 from anprompt.protocols.pictures import Pictures
 from anprompt.protocols.spec import Event, Observer, RunSpec
 from anprompt.results import data_hash, spec_hash

@@ -16,14 +16,35 @@ from anprompt.checkpoint import holds_adapter, load_adapter, read_config, save_a
 from anprompt.conditions import Condition
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
+from anprompt.experiments.protocols import Part, protocol
 from anprompt.loaders import make_views
 from anprompt.machine import hardware, peak_memory_mb
 from anprompt.methods import Method, build_method, preset
-from anprompt.protocols.lab import Lab, Part
+from anprompt.protocols.lab import Lab
 from anprompt.protocols.measuring import Measurement
-from anprompt.protocols.spec import Event, Observer, RunSpec
+from anprompt.protocols.spec import Event, Observer, RunSpec, silent
 from anprompt.results import FORMAT, Record, data_hash, dataset_hash, now, spec_hash, versions
 from anprompt.train import TrainConfig, TrainLog, fit, run_key
+
+
+def run_protocol(
+    spec: RunSpec, lab: Lab, *, state: Path | None = None, observe: Observer = silent
+) -> Record:
+    """One run, from its specification to its record.
+
+    Args:
+        state: folder that an interrupted run goes on from.
+
+    Raises:
+        UserError: the specification can't be run.
+    """
+    asked = protocol(spec.protocol)
+    dataset, targets = lab.dataset(spec), {name: lab.dataset(spec, name) for name in spec.targets}
+    parts = asked.parts(spec, dataset, targets)
+    run = trained(spec, lab, asked.classes, state, observe)
+    record = finish(spec, lab, run, parts, asked.metrics, state, observe)
+    record["data"].update(asked.data_facts(dataset, targets, parts))
+    return record
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anprompt.conditions import Condition, all_conditions
-from anprompt.errors import choices
+from anprompt.conditions import Condition
+from anprompt.experiments.protocols import protocol
 from anprompt.methods import preset
 from anprompt.results import Record
 
 Pairs = tuple[tuple[str, Any], ...]
-
-# Protocols that measure what another one trains, by the same recipe.
-TRAINED_AS = {"noise": "base-to-new"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class RunSpec:
         method: preset name.
         shots: pictures per class; None for all there are.
         settings, train: what replaces the preset's values, as (name, value) pairs.
-        conditions: disturbed test conditions measured besides the clean one; without any, "noise" has all.
+        conditions: disturbed test conditions measured besides the clean one; without any, those of the protocol.
         descriptions: JSON file {class: [sentences]}; embedded sets bring their own.
         targets: data sets that are tested on and not trained on, for protocols that have such.
         root: where data sets lie. It says where, not what, and is no part of the identity.
@@ -49,20 +46,17 @@ class RunSpec:
     root: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        from anprompt.protocols import PROTOCOLS  # the rooms of the protocols know this one
-
-        if self.protocol not in PROTOCOLS:
-            raise choices("protocol", self.protocol, PROTOCOLS)
+        usual = protocol(self.protocol).conditions(self.has_descriptions)
         preset(self.method, self.recipe)
-        if self.protocol == "noise" and not self.conditions:
-            object.__setattr__(self, "conditions", all_conditions(self.has_descriptions))
+        if usual and not self.conditions:
+            object.__setattr__(self, "conditions", usual)
         for condition in self.conditions:
             Condition.parse(condition)
 
     @property
     def recipe(self) -> str:
         """The protocol whose training recipe holds."""
-        return TRAINED_AS.get(self.protocol, self.protocol)
+        return protocol(self.protocol).recipe or self.protocol
 
     @property
     def has_descriptions(self) -> bool:

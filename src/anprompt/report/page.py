@@ -13,6 +13,7 @@ from pathlib import Path
 
 from anprompt.conditions import Condition
 from anprompt.errors import UserError
+from anprompt.experiments.protocols import PROTOCOLS
 from anprompt.files import check_output, write_text
 from anprompt.gallery import Gallery
 from anprompt.report import charts, markup, training
@@ -25,7 +26,7 @@ from anprompt.report.shots import few_shot
 from anprompt.report.tables import pick, tables
 from anprompt.results import Record
 from anprompt.tables import conditions, in_order, label, labels, nice, sheets, shown_name
-from anprompt.tables.runs import TOPICS
+from anprompt.tables.sheet import Sheet
 from anprompt.tables.sound import sound_records
 
 # What says that a page was written here; the second is that of pages from before there was the first.
@@ -38,6 +39,7 @@ SECTIONS = {  # id: (in the list of sections, as a heading)
     "noise": ("Noise", "Under noise"),
     "shots": ("Few shots", "From few pictures"),
     "targets": ("Other data", "On data never trained on"),
+    "others": ("Other protocols", "Other protocols"),
     "pictures": ("Pictures", "What they answered"),
     "compared": ("Compared", "Two methods side by side"),
     "confused": ("Confusions", "What is taken for what"),
@@ -110,18 +112,19 @@ def _sections(
     own = [sheet for name in ("", "rank") for sheet in pick(made, name)]
     grid = Grid(kinds.halves)
 
-    def figures(*protocols: str, opened: int = 1) -> str:
-        topics = tuple(TOPICS[protocol] for protocol in protocols)
-        return tables([sheet for sheet in own if sheet.title.startswith(topics)], marks, opened=opened)
+    def of_layout(layout: str) -> list[Sheet]:
+        topics = tuple(one.title for one in PROTOCOLS.values() if one.layout == layout)
+        return [sheet for sheet in own if sheet.title.startswith(topics)] if topics else []
 
-    main = [sheet for sheet in own if sheet.title.startswith(TOPICS["base-to-new"])]
+    main = of_layout("halves")
     noisy = pick(made, "noise")
     return {
         "result": result(grid, marks, main) if kinds.halves else "",
         "sets": heat(grid),
         "noise": noise(noise_grid(kinds.halves), marks, noisy) or tables(noisy, marks),
-        "shots": few_shot(kinds.few_shot, marks) + figures("few-shot"),
-        "targets": figures("cross-dataset", "domains", opened=2),
+        "shots": few_shot(kinds.few_shot, marks) + tables(of_layout("shots"), marks, opened=1),
+        "targets": tables(of_layout("targets"), marks, opened=2),
+        "others": tables(of_layout("figures"), marks, opened=1),
         "pictures": pictures(galleries, missing),
         "compared": tables(pick(made, "compared"), marks),
         "confused": confusions(grid),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from anprompt.errors import UserError, choices
+from anprompt.experiments.protocols import PROTOCOLS
 from anprompt.results import Record
 from anprompt.tables.base_to_new import base_to_new_sheets
 from anprompt.tables.few_shot import few_shot_sheets
+from anprompt.tables.figures import figure_sheets
 from anprompt.tables.noise import noise_sheets
 from anprompt.tables.rows import labels
 from anprompt.tables.runs import REFERENCE, Batch, batches
@@ -15,14 +17,12 @@ from anprompt.tables.sheet import Sheet
 from anprompt.tables.sound import sound_records
 from anprompt.tables.transfer import transfer_sheets
 
-BUILDERS: dict[str, Callable[[Batch, str], list[Sheet]]] = {
-    "base-to-new": lambda batch, reference: [
-        *base_to_new_sheets(batch, reference), *noise_sheets(batch, reference)
-    ],
+LAYOUTS: dict[str, Callable[[Batch, str], list[Sheet]]] = {
+    "halves": lambda batch, reference: [*base_to_new_sheets(batch, reference), *noise_sheets(batch, reference)],
     "noise": noise_sheets,
-    "few-shot": few_shot_sheets,
-    "cross-dataset": transfer_sheets,
-    "domains": transfer_sheets,
+    "shots": few_shot_sheets,
+    "targets": transfer_sheets,
+    "figures": figure_sheets,
 }  # fmt: skip
 
 
@@ -43,10 +43,10 @@ def sheets(records: Iterable[Record], reference: str = "") -> list[Sheet]:
         raise choices("reference method", reference, sorted(set(labels(listed))))
     found: list[Sheet] = []
     for batch in batches(listed):
-        if batch.protocol not in BUILDERS:
-            raise choices("protocol in a record", batch.protocol, BUILDERS)
+        if batch.protocol not in PROTOCOLS:
+            raise choices("protocol in a record", batch.protocol, PROTOCOLS)
         try:
-            found += BUILDERS[batch.protocol](batch, reference or REFERENCE)
+            found += LAYOUTS[PROTOCOLS[batch.protocol].layout](batch, reference or REFERENCE)
         except KeyError as error:
             raise UserError(
                 f"A {batch.protocol} record lacks {error}; it is of another version or was edited. Run it again."

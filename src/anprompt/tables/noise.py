@@ -20,7 +20,17 @@ from anprompt.stats import Spread, flip_rate, relative_drop
 from anprompt.tables.compare import paired_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.rows import shown_name
-from anprompt.tables.runs import TOPICS, Batch, Grid, Measure, Values, average_spread, note, spread_note
+from anprompt.tables.runs import (
+    Batch,
+    Grid,
+    Measure,
+    Values,
+    average_spread,
+    layout_of,
+    note,
+    spread_note,
+    topic_of,
+)
 from anprompt.tables.sheet import HIGH, LOW, Cell, Column, Line, Sheet, columns
 
 PARTS = ("base", "new", "all", "source")  # then targets, by name
@@ -210,15 +220,16 @@ def noise_sheets(batch: Batch, reference: str) -> list[Sheet]:
         spread_note(batch.records), SEEN_NOTE, UNREAD_NOTE if deaf else "", left_out(batch.records, found)
     )  # fmt: skip
     told = [sentence for sentence in sentences if sentence]
-    if batch.protocol != "noise":
-        batch = dataclasses.replace(batch, topic=f"{TOPICS.get(batch.protocol, batch.protocol)} under noise")
+    alone = layout_of(batch.protocol) == "noise"
+    if not alone:
+        batch = dataclasses.replace(batch, topic=f"{topic_of(batch.protocol)} under noise")
     compared = {f"{block.title}, mean": _read(grid, block) for block in found}
     made = [
         _summary(batch, grid, found, told),
         _severities(batch, grid, found, told),
         _families(batch, grid, found, told),
         paired_sheet(batch, grid, reference, compared),
-        cost_sheet(batch, grid) if batch.protocol == "noise" else None,
+        cost_sheet(batch, grid) if alone else None,
     ]
     return [sheet for sheet in made if sheet]
 

@@ -14,15 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from anprompt import store
+from anprompt.experiments.protocols import PROTOCOLS
 from anprompt.files import check_output
-from anprompt.tables.runs import TOPICS
 from anprompt.tables.sheet import Sheet
 
 MARK = "<!-- written by anprompt -->\n"
 CSV_HEAD = ("sheet", "group", "name", "column", "mean", "std", "ci95", "low", "high", "n", "text")
 # How the tables of this version and of earlier ones begin.
 BEGINNINGS: dict[str, tuple[bytes, ...]] = {
-    "table.md": (MARK.encode(), *(f"## {topic}".encode() for topic in TOPICS.values())),
+    "table.md": (MARK.encode(), *(f"## {topic}".encode() for topic in (one.title for one in PROTOCOLS.values()))),
     "table.tex": (b"% needs \\usepackage{booktabs}\n",),
     "table.csv": (",".join(CSV_HEAD).encode() + b"\n",),
 }

@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from anprompt.errors import UserError
+from anprompt.experiments.protocols import PROTOCOLS
 from anprompt.results import Record
 from anprompt.stats import Spread
 from anprompt.tables.rows import label, shown_name, untrained
 from anprompt.tables.sheet import Cell, Line
 
 REFERENCE = "anprompt"
-FEW_SHOT = "few-shot"
-TOPICS = {
-    "base-to-new": "Base to new", FEW_SHOT: "Few shots", "cross-dataset": "Cross-dataset transfer",
-    "domains": "Domain generalisation", "noise": "Under noise",
-}  # fmt: skip
+
+
+def topic_of(name: str) -> str:
+    """The title of a protocol; its name where it is of another installation."""
+    return PROTOCOLS[name].title if name in PROTOCOLS else name
+
+
+def layout_of(name: str) -> str:
+    """How the runs of a protocol are shown; in one table of its figures where nothing is known of it."""
+    return PROTOCOLS[name].layout if name in PROTOCOLS else "figures"
+
 
 Seeds = dict[int, float]  # one value a seed
 Values = dict[str, dict[str, Seeds]]  # method -> data set -> seed -> value
@@ -40,7 +47,7 @@ class Batch:
 
     def title(self, text: str = "") -> str:
         """What the batch is about, the sheet's own `text`, and what sets this batch apart."""
-        topic = self.topic or TOPICS.get(self.protocol, self.protocol)
+        topic = self.topic or topic_of(self.protocol)
         named = f"{topic}: {text}" if text else topic
         return f"{named} ({self.apart})" if self.apart else named
 
@@ -66,7 +73,7 @@ def batches(records: Iterable[Record]) -> list[Batch]:
 def _setting(record: Record) -> tuple[str, ...]:
     """Protocol, then in words whatever must be the same within a table."""
     spec = record["spec"]
-    few = spec["protocol"] == FEW_SHOT
+    few = spec["protocol"] in PROTOCOLS and PROTOCOLS[spec["protocol"]].compares_shots
     return (
         spec["protocol"], f"backbone {_backbone(record)}", spec.get("precision", "fp32"),
         "" if few else f"{shots_text(spec.get('shots'))} shots",

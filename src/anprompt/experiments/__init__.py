@@ -1,0 +1,1 @@
+"""Runs of protocols: what one is, how it is measured, its record, sweeps of many."""
