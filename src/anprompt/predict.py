@@ -35,6 +35,7 @@ from anprompt.data.candidates import candidates
 from anprompt.data.crop import centre_view
 from anprompt.data.name_lists import named
 from anprompt.data.names import check_classnames, class_key
+from anprompt.data.reading import reading_record
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset
@@ -177,6 +178,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.skipped_ = tuple(dict.fromkeys((*dataset.skipped, *tuned.skipped)))
         self._train: TrainConfig | None = job.train
         self._facts: dict[str, Any] = {"data": dataset.name, "pictures": len(job.dataset.train), "run": job.key}
+        if dataset.reading:
+            self._facts["reading"] = reading_record(dataset)
         return self._adopt(tuned.method, labels, found)
 
     def _held_out(self) -> bool:

@@ -567,5 +567,57 @@ def test_the_classifier_reads_folders_alike(tmp_path, caplog):
     clf = ap.PromptClassifier("embedded", method="coop", shots=2, train={"epochs": 1}).fit(root)
     assert list(clf.classes_) == ["apple", "plum"] and any("cover.png" in line for line in clf.skipped_)
     assert 0 <= clf.score(root) <= 1
+    record = json.loads((clf.save(tmp_path / "saved") / "config.json").read_text())["record"]
+    assert record["reading"]["layout"] == "part folders" and "Training/cover.png" in record["reading"]["left_out"]
     new = class_folders(tmp_path / "new", {"apple": 5})
     assert 0 <= clf.score(new, part="all") <= 1 and "answers are chosen from all 2" in caplog.text
+
+
+# --- any tree ---------------------------------------------------------------------------------------
+WORDS = [
+    "train",
+    "test",
+    "val",
+    "cat",
+    "dog",
+    "images",
+    "seg_train",
+    "seg_test",
+    "Training",
+    "eval",
+    "@eaDir",
+    ".git",
+    "2023",
+    "pred",
+]
+TREES = st.lists(
+    st.tuples(st.lists(st.sampled_from(WORDS), max_size=3), st.sampled_from(["1.png", "2.png", "note.txt"])),
+    max_size=12,
+)
+
+
+@given(TREES, st.sampled_from(["auto", "auto", "classes", "parts", "domains"]))
+@settings(max_examples=60, deadline=None)
+def test_every_image_of_any_tree_is_used_or_named(tmp_path_factory, tree, layout):
+    root = tmp_path_factory.mktemp("any")
+    image = save(root.parent / f"{root.name}.png", noise(6, 6)).read_bytes()
+    for folders, name in tree:
+        folder = root.joinpath(*folders)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(image if name.endswith(".png") else b"text")
+    try:
+        data = open_dataset(root, layout=layout, report=False, least_classes=1)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    used = {item.path for item in (*data.train, *data.val, *data.test)}
+    assert {item.path for item in data.train}.isdisjoint(item.path for item in data.test)
+    for folders, name in tree:
+        file = root.joinpath(*folders, name)
+        hidden = any(word in ("@eaDir", ".git") for word in folders)
+        named = any(
+            file == Path(e.path) or (Path(e.path) in file.parents and e.path != str(root))
+            for e in data.reading.left_out
+        )
+        assert hidden or (str(file) in used) + named == 1, (file, data.reading)
+        assert not (hidden and str(file) in used)
