@@ -80,10 +80,7 @@ class _Reader(PartReader):
             return top
         self.found.folder = node.path
         self.decide(f"all images lie below {self.found.short(node.path)}, so that folder is read")
-        step = top
-        while step is not node:
-            self.leave_files(step, "lies outside the folder that is read")
-            step = step.filled[0]
+        self.leave_between(top, node, "lies outside the folder that is read")
         return node
 
     def _only(self, node: Folder) -> Folder | None:

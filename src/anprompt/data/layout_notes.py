@@ -96,6 +96,20 @@ class Reader:
     def leave(self, path: Path, reason: str) -> None:
         self.found.left_out.append(LeftOut(str(path), reason))
 
+    def leave_empty(self, folder: Folder) -> None:
+        """A folder without images, where it holds anything else."""
+        if next(folder.all_files(), None) is not None:
+            self.leave(folder.path, "holds no images")
+
+    def leave_between(self, outer: Folder, inner: Folder, reason: str) -> None:
+        """What lies beside the way down from a folder to the one that holds all its images."""
+        while outer is not inner:
+            self.leave_files(outer, reason)
+            for folder in outer.folders:
+                if not folder.count:
+                    self.leave_empty(folder)
+            outer = outer.filled[0]
+
     def leave_files(self, folder: Folder, reason: str) -> None:
         for file in folder.files:
             self.leave(file, reason)

@@ -61,6 +61,8 @@ class PartReader(Reader):
         labelled = self.without_flat(labelled, opened, names)
         self.open_common(labelled, opened)
         for folder in named:
+            self.leave_between(folder, opened[folder.name], "lies outside the class folders")
+        for folder in named:
             inner, part = opened[folder.name], names[folder.name]
             if folder in labelled:
                 self.part(part, folder, inner)
@@ -68,6 +70,7 @@ class PartReader(Reader):
                 self.no_labels(folder, inner)
             else:
                 self.decide(f"{folder.name}/ is empty")
+                self.leave_empty(folder)
         for folder in node.folders:
             if folder not in named:
                 self.leave(folder.path, with_count("lies beside the part folders", folder.count))
@@ -105,7 +108,6 @@ class PartReader(Reader):
             and all(len(f.filled[0].filled) > 1 and not f.filled[0].images for f in inner)
         ):
             for folder in labelled:
-                self.leave_files(opened[folder.name], "lies outside the class folders")
                 opened[folder.name] = opened[folder.name].filled[0]
 
     def without_flat(
@@ -217,7 +219,12 @@ class PartReader(Reader):
                         self.found.parts[part].append(where)
                 elif inner.count:
                     self.no_labels(inner, inner)
+                else:
+                    self.leave_empty(inner)
             self.leave_files(folder, "lies beside the part folders of its class")
+        for folder in node.folders:
+            if not folder.count:
+                self.leave_empty(folder)
         self.leave_files(node, "lies outside the class folders")
         self.decide(f"every class folder has its own parts ({divided[0].name}/{divided[0].filled[0].name})")
         return True
