@@ -424,3 +424,61 @@ def test_what_is_no_column_of_labels_is_one_line(y: object) -> None:
                                          (np.array([1, 0], dtype=object), "i"), ([["b"], ["a"]], "U"), ([], "f")])  # fmt: skip
 def test_labels_keep_their_kind(y: object, kind: str) -> None:
     assert targets(y).dtype.kind == kind and targets(y).ndim == 1
+
+
+# --- a request's fields ---------------------------------------------------------------------------
+def asked(body: object, files: dict[str, int] | None = None, fields: list[tuple[str, str]] | None = None):
+    """What the service reads from a JSON body, or from a form of files (field: how many) and text fields."""
+    from anprompt.serve.forms import read_ask
+    from anprompt.serve.settings import Settings
+
+    if files is None:
+        return read_ask("application/json", json.dumps(body).encode(), Settings())
+    parts = [f'name="{key}"; filename="x.jpg"\r\nContent-Type: image/jpeg' for key, n in files.items() for _ in range(n)]
+    parts = [f"{part}\r\n\r\nimage" for part in parts]
+    parts += [f'name="{key}"\r\n\r\n{value}' for key, value in fields or []]
+    text = "".join(f"--cut\r\nContent-Disposition: form-data; {part}\r\n" for part in parts) + "--cut--\r\n"
+    return read_ask("multipart/form-data; boundary=cut", text.encode(), Settings())
+
+
+IMAGE_FIELDS = ["pictures", "picture", "images", "image", "file", "files", "File", "photo", "img", "images[]", "upload"]
+
+
+@pytest.mark.parametrize("field", IMAGE_FIELDS)
+def test_the_images_under_every_usual_name(field: str) -> None:
+    pytest.importorskip("fastapi")
+    assert asked(None, {field: 2}).pictures == (b"image", b"image")
+    assert asked({field: ["aW1hZ2U="]}).pictures == asked({field: "aW1hZ2U="}).pictures == (b"image",)
+    assert asked({field: "data:image/png;base64,aW1hZ2U="}).pictures == (b"image",)
+
+
+@pytest.mark.parametrize(("body", "files", "fields", "message"), [
+    (None, {"document": 1}, [], "call the field pictures"), (None, {}, [("file", "x.jpg")], "send pictures as files"),
+    ({"image": ["aW1hZ2U="], "file": "aW1hZ2U="}, None, [], "call the field pictures"), ({"pic": "x"}, None, [], "Unknown field"),
+    ({"file": "aW1hZ2U=", "classes": "apple"}, None, [], "at least two names"), (None, {"file": 1}, [("classes", '"a,b')], "quotes"),
+])  # fmt: skip
+def test_other_fields_are_answered_with_what_to_do(body, files, fields, message: str) -> None:
+    pytest.importorskip("fastapi")
+    with pytest.raises(UserError, match=message):
+        asked(body, files, fields)
+
+
+@pytest.mark.parametrize(("texts", "names"), [
+    (["apple,plum"], ("apple", "plum")), ([" Red_Apple , plum "], ("Red_Apple", "plum")), (['"a, b",c'], ("a, b", "c")),
+    (["a, b\nc"], ("a, b", "c")), (['["a, b", "c"]'], ("a, b", "c")), (["a, b", "c"], ("a, b", "c")),
+])  # fmt: skip
+def test_class_lists_of_a_request(texts: list[str], names: tuple[str, ...]) -> None:
+    pytest.importorskip("fastapi")
+    assert asked(None, {"file": 1}, [("classes", text) for text in texts]).classes == names
+    if len(texts) == 1:
+        assert asked({"image": "aW1hZ2U=", "classes": texts[0]}).classes == names
+    assert asked({"image": "aW1hZ2U=", "classes": list(names)}).classes == names
+
+
+def test_a_long_class_name_of_a_request_is_refused_in_time() -> None:
+    pytest.importorskip("fastapi")
+    start = time.process_time()
+    for classes in ([accents(60_000), "b"], accents(60_000) + ",b"):
+        with pytest.raises(UserError, match="at most 300 fit"):
+            asked({"image": "aW1hZ2U=", "classes": classes})
+    assert time.process_time() - start < 2

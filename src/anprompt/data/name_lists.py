@@ -42,7 +42,7 @@ def split_names(text: str) -> list[str]:
     """Names of one line: between commas, quoted where they hold one, or a JSON list.
 
     Raises:
-        UserError: a quote that is not closed.
+        UserError: a quote or a JSON list that is not closed.
     """
     stripped = text.strip()
     if stripped.startswith("[") and stripped.endswith("]"):
@@ -52,6 +52,10 @@ def split_names(text: str) -> list[str]:
             listed = None
         if isinstance(listed, list):
             return [_text_of(name, number) for number, name in enumerate(listed)]
+    if stripped.startswith(('["', "['")):
+        raise UserError(
+            f"The class list {stripped[:40]!r} is neither names, one a line, nor a JSON list; write a,b or [\"a\", \"b\"]."
+        )
     if not stripped.strip(", "):
         return []
     try:

@@ -14,6 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from anprompt.data.name_lists import split_names
 from anprompt.data.names import check_classnames
 from anprompt.errors import UserError, choices
 from anprompt.noise.image import IMAGE_NOISE, SEVERITIES
@@ -23,6 +24,10 @@ TOP = 5
 UTF8 = ("utf-8", "utf8", "us-ascii")
 LONGEST_TYPE = 300  # characters of a content type
 LONGEST_BOUNDARY = 70  # RFC 2046
+# What else people call the images' field; all of them may hold one or several.
+IMAGE_FIELDS = (
+    "pictures", "picture", "images", "image", "files", "file", "imgs", "img", "photos", "photo", "uploads", "upload",
+)  # fmt: skip
 FIELDS = ("pictures", "classes", "top", "noise", "zeroshot", "view", "influence")
 
 
@@ -95,6 +100,8 @@ def read_ask(content_type: str, body: bytes, settings: Settings) -> Ask:
     for key in values:
         if key not in FIELDS:
             raise choices("field", key[:80], FIELDS)
+    if isinstance(values.get("classes"), str):  # as on the command line: a,b,"c, d"
+        values["classes"] = _one_text(values["classes"])
     ask = Ask(
         _pictures(values.get("pictures"), settings),
         _classes(values.get("classes"), settings),
@@ -123,7 +130,14 @@ def _json(body: bytes) -> dict[str, Any]:
         raise UserError(f"The body is not JSON ({reason}).") from None
     if not isinstance(values, dict):
         raise UserError(f"The body must be a JSON object, not {type(values).__name__}.")
-    pictures = values.get("pictures")
+    called = [key for key in values if _is_images(key)]
+    if len(called) > 1:
+        raise UserError(f"The images came as {_short(called[0])} and as {_short(called[1])}; call the field pictures.")
+    pictures = values.pop(called[0]) if called else None
+    if isinstance(pictures, str):
+        pictures = [pictures]
+    if pictures is not None:
+        values["pictures"] = pictures
     if isinstance(pictures, list):
         values["pictures"] = [_decoded(text, number) for number, text in enumerate(pictures, 1)]
     return values
@@ -178,33 +192,45 @@ async def _form_values(boundary: str, body: bytes, settings: Settings) -> dict[s
         reason = getattr(error, "message", "") or "it is damaged or cut off"
         raise UserError(f"The form can't be read ({' '.join(reason.split()).rstrip('.')[:120]}).") from None
     values: dict[str, Any] = {}
+    texts: list[str] = []  # a single field of classes is a list, each of several is a name or a list of lines
     try:
         for key, value in form.multi_items():
-            if isinstance(value, UploadFile) != (key == "pictures"):
-                what = "a file" if isinstance(value, UploadFile) else "text"
-                raise UserError(f"The field {_short(key)} came as {what}; send pictures as files and the rest as text.")
+            if isinstance(value, UploadFile) and not _is_images(key):
+                raise UserError(
+                    f"The field {_short(key)} came as a file; call the field pictures, and send the rest as text."
+                )
+            if not isinstance(value, UploadFile) and _is_images(key):
+                raise UserError(
+                    f"The field {_short(key)} came as text; send pictures as files (curl -F {key[:20]}=@photo.jpg)."
+                )
             if isinstance(value, UploadFile):
                 values.setdefault("pictures", []).append(await value.read())
             elif key == "classes":
-                values.setdefault("classes", []).extend(_form_classes(value))
+                texts.append(value)
             elif key in values:
                 raise UserError(f"The field {_short(key)} came twice.")
             else:
                 values[key] = _form_value(key, value)
     finally:
         await form.close()
+    if len(texts) == 1:
+        values["classes"] = _one_text(texts[0])
+    elif texts:
+        values["classes"] = [name for text in texts for name in text.splitlines() if name.strip()]
     return values
 
 
-def _form_classes(text: str) -> list[Any]:
-    """One name a line, or a JSON list: names may hold commas."""
-    if not text.lstrip().startswith("["):
-        return [line for line in text.splitlines() if line.strip()]
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UserError("The field 'classes' is neither names, one a line, nor a JSON list.") from None
-    return names
+def _is_images(key: str) -> bool:
+    """Whether a field holds images, whatever case it has; PHP's and jQuery's `file[]`, too."""
+    return key.lower().removesuffix("[]") in IMAGE_FIELDS
+
+
+def _one_text(text: str) -> list[Any]:
+    """Names of one text: a line as on the command line, or a name a line, which may hold commas."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and not text.lstrip().startswith("["):
+        return lines
+    return split_names(text)
 
 
 def _form_value(key: str, text: str) -> Any:
