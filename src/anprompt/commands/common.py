@@ -66,7 +66,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser, precision_help: str) -> None:
     """--device, --precision."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument(
         "--precision",
         type=one_of("precision", PRECISIONS),
