@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from anprompt._version import __version__
 from anprompt.commands.examples import epilog
-from anprompt.commands.parser import Examples, Parser, add_common
+from anprompt.commands.parser import Examples, Parser, add_common, add_image_limit
 from anprompt.commands.terminal import error_line, quiet_libraries, set_up
 from anprompt.commands.together import check_command, is_echo
 from anprompt.errors import UserError, choices
@@ -49,6 +49,8 @@ COMMANDS: dict[str, Command] = {
     "data": Command("anprompt.commands.data", "list data sets; check what is missing; prepare downloads"),
     "completion": Command("anprompt.commands.completion", "a script that completes commands in bash, zsh or fish"),
 }
+
+_READING = ("fit", "eval", "predict", "calibrate", "bench", "data", "serve", "report")  # commands that read images
 
 _USAGE = """usage: anprompt COMMAND [OPTION ...]
 
@@ -165,7 +167,13 @@ def _dispatch(arguments: list[str]) -> int:
     check_command(name)
     args = parser_of(name).parse_args([*leading, *arguments])
     quiet_libraries(verbose=args.verbose, quiet=args.quiet)
-    return _module(name).run(args)
+    limit = getattr(args, "max_megapixels", None)
+    if limit is None:
+        return _module(name).run(args)
+    from anprompt.data.images import limited
+
+    with limited(limit):
+        return _module(name).run(args)
 
 
 def parser_of(name: str) -> Parser:
@@ -176,6 +184,8 @@ def parser_of(name: str) -> Parser:
         formatter_class=Examples,
     )  # fmt: skip
     _module(name).add_arguments(parser)
+    if name in _READING:
+        add_image_limit(parser)
     add_common(parser)
     return parser
 

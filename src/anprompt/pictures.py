@@ -189,8 +189,9 @@ def labelled(
     ]  # fmt: skip
     parts = divide(items, test=0.0) if held else {"train": items, "val": []}
     by_path = {item.path: picture for item, picture in zip(items, found)}
+    called = {item.path: f"image {number}" for number, item in enumerate(items, 1)}
     dataset = Dataset(
         "pictures", tuple(given), tuple(parts["train"]), tuple(parts["val"]), (),
-        lambda item: as_rgb(by_path[item.path]),
+        lambda item: as_rgb(by_path[item.path], called[item.path]),
     )  # fmt: skip
     return dataset, dict(zip(given, raw))

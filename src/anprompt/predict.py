@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ from anprompt.checkpoint import (
 from anprompt.compute import threads_for
 from anprompt.data.candidates import candidates
 from anprompt.data.crop import centre_view
+from anprompt.data.images import limited
 from anprompt.data.name_lists import named
 from anprompt.data.names import check_classnames, class_key
 from anprompt.data.reading import reading_record
@@ -87,6 +88,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         accept: share of the validation pictures that `none_of_these=True` is to accept; None chooses no
             threshold. Both options take the data set's validation part; with `y`, a fifth of every class is
             kept from training for it.
+        max_megapixels: largest image to decode, in millions of pixels (JPEG files may have four times as many,
+            since they are decoded small); None takes the default, see `anprompt.data.images.pixel_limit`.
         device, dtype: where the backbone lives and the precision of its weights.
 
     Attributes:
@@ -94,7 +97,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         method_: the trained method.
         calibration_: temperature and threshold with what they were fitted on, or None.
         log_: what happened in training; only after `fit`.
-        skipped_: one line per picture that could not be used.
+        skipped_: one line per picture that could not be used: by `fit`, or, of a folder, by the last answer.
+        paths_: the files that the last answer for a folder is about, in its order.
     """
 
     def __init__(
@@ -112,13 +116,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         classes: str = "all",
         calibrate: str | None = None,
         accept: float | None = None,
+        max_megapixels: float | None = None,
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
         self.backbone, self.method, self.shots, self.seed = backbone, method, shots, seed
         self.settings, self.train, self.template, self.descriptions = settings, train, template, descriptions
         self.names, self.classes, self.calibrate, self.accept = names, classes, calibrate, accept
-        self.device, self.dtype = device, dtype
+        self.max_megapixels, self.device, self.dtype = max_megapixels, device, dtype
 
     # --- scikit-learn's manners -----------------------------------------------------------------
     def __sklearn_tags__(self) -> Any:
@@ -152,6 +157,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: what is wrong with data, settings or backbone, in one line.
         """
+        with limited(self.max_megapixels):
+            return self._fit(X, y)
+
+    def _fit(self, X: Any, y: Iterable[Any] | None) -> PromptClassifier:
         held = self._held_out()
         if y is None:
             dataset = named(self._dataset(X), self.names)
@@ -227,11 +236,39 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """[n, classes], divided by the temperature where one was fitted for this head."""
         ready, backbone = self.classifier(classes), self.method_.backbone
         rows = [torch.zeros(0, len(ready.classnames))]
-        with threads_for(backbone):
-            for batch in batches(X, BATCH):
-                views = [centre_view(as_rgb(picture), backbone.dims.image_size) for picture in batch]
+        with threads_for(backbone), limited(self.max_megapixels):
+            for views in self._views(X, backbone.dims.image_size):
                 rows.append(ready.logits(pixels_of(views, backbone)).cpu())
         return torch.cat(rows)
+
+    def _views(self, X: Any, size: int) -> Iterator[list[np.ndarray]]:
+        """Batches of views [size, size, 3]; of a folder those that can be read, told in `paths_` and `skipped_`.
+
+        In a list every image has an answer, so one that can't be read is an error that says which it is.
+        """
+        folder = isinstance(X, (str, os.PathLike)) and os.path.isdir(X)
+        read: list[Picture] = []
+        skipped: list[str] = []
+        number = 0
+        for batch in batches(X, BATCH):
+            views = []
+            for picture in batch:
+                number += 1
+                try:
+                    views.append(centre_view(as_rgb(picture, f"image {number}"), size))
+                except UserError as error:
+                    if not folder:
+                        raise
+                    skipped.append(str(error))
+                    log.warning("skipped: %s", error)
+                else:
+                    read.append(picture)
+            if views:
+                yield views
+        if folder:
+            if not read:
+                raise UserError(f"None of the {number} files in {str(X)!r} can be read; the first: {skipped[0]}")
+            self.paths_, self.skipped_ = tuple(map(str, read)), tuple(skipped)
 
     def decision_function(self, X: Any, classes: Iterable[str] | None = None) -> np.ndarray:
         """Scaled logits [n, classes]; of two classes the second minus the first, [n], as scikit-learn has it."""
@@ -242,7 +279,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities [n, classes], in the order of `classes` (None: `classes_`).
 
         Args:
-            X: pictures in any form.
+            X: pictures in any form. Of a folder, files that can't be read are skipped: `paths_` says which
+                file each row is about, `skipped_` what was left out.
             classes: any class names; they need not have been trained on.
         """
         return self._logits(X, classes).softmax(dim=-1).numpy()
@@ -295,11 +333,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 raise UserError(f"{len(answers)} pictures but {len(truth)} names.")
             return float(np.average(np.array(answers) == np.array(truth), weights=sample_weight))
         self.classifier()
-        data = subset_classes(self._dataset(X, self.method_.trained_classnames), self.classes)
-        data, told = candidates(data, self.method_.trained_classnames)
-        for line in told:
-            log.warning("%s", line)
-        return score(self.method_, data, part=part)[0].accuracy
+        with limited(self.max_megapixels):
+            data = subset_classes(self._dataset(X, self.method_.trained_classnames), self.classes)
+            data, told = candidates(data, self.method_.trained_classnames)
+            for line in told:
+                log.warning("%s", line)
+            return score(self.method_, data, part=part)[0].accuracy
 
     # --- files ----------------------------------------------------------------------------------
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -17,7 +17,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, features
 
-from anprompt.data.images import MAX_SIDE, check_picture, decode_picture, limited, open_image, open_picture
+from anprompt.data.images import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    check_picture,
+    decode_picture,
+    limited,
+    open_image,
+    open_picture,
+)
 from anprompt.data.jpeg import find_scans
 from anprompt.data.pixels import LARGE
 from anprompt.errors import UserError
@@ -489,3 +497,97 @@ def test_large_images_take_bounded_memory(tmp_path: Path, kind: str, mode: str, 
     Image.new(mode, size).save(path, kind, **({"compress_level": 1} if kind == "PNG" else {}))
     seconds, mib, word = cost(path)
     assert word == "opened" and mib < most, (seconds, mib, word)
+
+
+# --- HEIC -------------------------------------------------------------------------------------------
+def test_heic_is_read_with_its_extra_and_named_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(photo()).save(buffer, quality=95)
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(buffer.getvalue())
+    opened = np.asarray(open_image(path)).astype(int)
+    assert np.abs(opened - RGB).mean() < 10 and check_picture(path) is None
+    assert np.array_equal(opened, np.asarray(open_image(path.read_bytes())))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"IMG_0001\.HEIC: is a HEIC picture; pip install 'anprompt\[heic\]'"):
+        open_image(path)
+
+
+# --- the classifier and the commands ------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, seeds in (("apple", (0, 1, 2)), ("plum", (3, 4, 5))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for seed in seeds:
+            photo(64, 64, seed).save(tmp_path / "photos" / name / f"{seed}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="module")
+def zeroshot():
+    import anprompt
+
+    photos = [photo(64, 64, seed) for seed in range(4)]
+    classifier = anprompt.PromptClassifier(method="coop", shots=1, train={"epochs": 1})
+    return classifier.fit(photos, ["apple", "apple", "plum", "plum"])
+
+
+def test_a_folder_is_answered_but_for_what_cannot_be_read(zeroshot, folder: Path) -> None:
+    whole = zeroshot.predict_proba(folder)
+    names = [Path(path).name for path in zeroshot.paths_]
+    assert names == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png"] and zeroshot.skipped_ == ()
+    (folder / "apple" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 9)
+    (folder / "apple" / "1.png").write_bytes(b"")
+    (folder / "plum" / "cut.jpg").write_bytes(encoded(photo(200, 200), "JPEG")[:3000] + b"\xff\xd9")
+    rest = zeroshot.predict_proba(str(folder))
+    assert [Path(path).name for path in zeroshot.paths_] == ["0.png", "2.png", "3.png", "4.png", "5.png"]
+    assert np.allclose(rest, np.delete(whole, 1, axis=0), atol=1e-6)
+    assert len(zeroshot.predict(folder)) == 5 and len(zeroshot.skipped_) == 2
+    assert "1.png: is empty" in zeroshot.skipped_[0] and "cut.jpg: is damaged" in zeroshot.skipped_[1]
+
+
+def test_a_folder_of_nothing_readable_is_refused(zeroshot, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"None of the 1 files .*a\.jpg: is empty"):
+        zeroshot.predict(tmp_path)
+
+
+def test_messages_say_which_image_of_a_list(zeroshot, folder: Path) -> None:
+    cut = encoded(photo(200, 200), "JPEG")[:3000]
+    good = photo()
+    for bad, words in ((cut, "image 3: is damaged or cut off"), (np.zeros((2, 2, 9)), "image 3: an array")):
+        with pytest.raises(UserError, match=words):
+            zeroshot.predict([good, good, bad])
+    with pytest.raises(UserError, match=r"gone\.png: does not exist"):
+        zeroshot.predict([good, folder / "gone.png"])
+
+
+def test_the_limit_is_an_option_everywhere(zeroshot, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from anprompt.cli import main
+
+    path = tmp_path / "a.png"
+    photo(1000, 600).save(path)
+    command = ["predict", "zeroshot", str(path), "--classes", "apple,plum", "--quiet"]
+    assert main([*command, "--max-megapixels", "0.5"]) == 2
+    assert "600,000 pixels, more than 500,000" in capsys.readouterr().err
+    assert main([*command, "--max-megapixels", "0.6"]) == 0 and main(command) == 0
+    for wrong in ("0", "-1", "nan", "1e308", "many"):
+        assert main([*command, "--max-megapixels", wrong]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    from sklearn.base import clone
+
+    small = clone(zeroshot).set_params(max_megapixels=0.5)
+    with pytest.raises(UserError, match="600,000 pixels"):
+        small.fit([path, path], ["a", "b"])
+    zeroshot.set_params(max_megapixels=0.5)
+    try:
+        with pytest.raises(UserError, match="600,000 pixels"):
+            zeroshot.predict([path])
+    finally:
+        zeroshot.set_params(max_megapixels=None)
+
+
+def test_the_service_has_the_same_limit() -> None:
+    settings = pytest.importorskip("anprompt.serve.settings")
+    assert settings.Settings().pixels == MAX_PIXELS

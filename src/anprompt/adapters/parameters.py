@@ -18,7 +18,7 @@ from anprompt.errors import UserError
 KEY = "parameters"
 SUBSETS = ("all", "base", "new")
 _TUPLE = "tuple"  # {"tuple": [...]}: JSON has lists alone
-_PLAIN = ("shots", "settings", "train", "template", "classes", "calibrate", "accept", "dtype")
+_PLAIN = ("shots", "settings", "train", "template", "classes", "calibrate", "accept", "max_megapixels", "dtype")
 _ANYWHERE = ("cpu", "auto")
 
 
@@ -108,6 +108,11 @@ def _share(value: Any) -> bool:
     return value is None or (number and 0 < value <= 1)
 
 
+def _megapixels(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (number and 0 < value <= 10_000)
+
+
 def _names(value: Any) -> bool:
     if value is None:
         return True
@@ -138,6 +143,7 @@ _SOUND = {
     "classes": lambda value: value in (None, *SUBSETS),
     "calibrate": lambda value: value in (None, "temperature"),
     "accept": _share,
+    "max_megapixels": _megapixels,
     "names": _names,
     "descriptions": _descriptions,
     "device": lambda value: value in (None, *_ANYWHERE),

@@ -62,6 +62,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
 
+def add_image_limit(parser: argparse.ArgumentParser) -> None:
+    """`--max-megapixels`, of every command that reads images."""
+    parser.add_argument(
+        "--max-megapixels", type=positive, metavar="N",
+        help="largest image to read, in millions of pixels; a JPEG, which is decoded small, may have four times as "
+        "many (default: 80, or ANPROMPT_MAX_MEGAPIXELS)",
+    )  # fmt: skip
+
+
 # --- value types: a message from here stands after "argument --name:" --------------------------------
 def one_of(kind: str, names: Iterable[str]) -> Callable[[str], str]:
     """One of some words; the nearest is named where it is none."""

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"serve needs the package {name}: pip install 'anprompt[serve]'.")
+    from anprompt.data.images import pixel_limit
     from anprompt.serve.app import create_app
     from anprompt.serve.run import address, bind
     from anprompt.serve.run import run as run_server
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(
         token=token, names=tuple(name.lower() for name in (*args.allow_host, socket.gethostname(), args.host)),
         body=int(args.max_body * 1_000_000), classes=args.max_classes, batch=args.batch, queue=args.queue,
-        wait=args.wait / 1000, seconds=args.timeout,
+        wait=args.wait / 1000, seconds=args.timeout, pixels=pixel_limit(),
     )  # fmt: skip
     listener = bind(args.host, args.port)  # a port that is taken shows before a model is loaded
     with listener:

@@ -16,7 +16,8 @@ class Settings:
         names: host names, besides IP addresses and localhost, under which the service may be addressed.
         body: largest request in bytes.
         pictures: most pictures in one request.
-        pixels: most pixels in one picture; also bounds the memory of decoding.
+        pixels: most pixels in one picture (four times as many in a JPEG, which is decoded small); also bounds
+            the memory of decoding.
         classes: most class names in one request.
         requests: most requests that are read, decoded or waiting at the same time.
         queue: most pictures waiting for the model.
@@ -32,7 +33,7 @@ class Settings:
     names: tuple[str, ...] = ()
     body: int = 10_000_000
     pictures: int = 16
-    pixels: int = 25_000_000
+    pixels: int = 80_000_000
     classes: int = 500
     requests: int = 64
     queue: int = 512
