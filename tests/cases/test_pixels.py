@@ -413,6 +413,14 @@ def test_large_phone_photos_are_read_small_in_every_form(tmp_path: Path, size: t
         open_image(path, max_pixels=10_000_000)
 
 
+def test_photos_beyond_the_own_limit_of_pillow_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "phone.jpg"
+    Image.new("L", (16_320, 12_240), 128).save(path, quality=30)
+    opened = open_image(path)
+    assert opened.size == (4080, 3060) and np.unique(np.asarray(opened)).tolist() == [128]
+    assert check_picture(path) is None and open_image(path.read_bytes()).tobytes() == opened.tobytes()
+
+
 def test_the_limit_can_be_set_and_is_named() -> None:
     data = encoded(Image.new("L", (4000, 3000)), "PNG")
     with limited(10), pytest.raises(UserError, match=r"12,000,000 pixels, more than 10,000,000.*--max-megapixels 12"):

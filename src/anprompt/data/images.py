@@ -303,7 +303,10 @@ def _opened(source: Reader, limit: int) -> Iterator[ImageFile.ImageFile]:
     try:
         start = source.start()
         with _quiet():  # the bomb warning: the size is checked here, against our own limit
-            image = Image.open(source, formats=_formats(start))  # type: ignore[arg-type]
+            try:
+                image: ImageFile.ImageFile = Image.open(source, formats=_formats(start))  # type: ignore[arg-type]
+            except Image.DecompressionBombError:
+                image = _unbounded(source, start)
     except Image.DecompressionBombError:
         raise _Unusable(f"has more than {limit:,} pixels; make it smaller") from None
     except Image.UnidentifiedImageError:
@@ -334,6 +337,16 @@ def _check_file(path: Path) -> None:
         raise _Unusable("can't be read; check its permissions") from None
     except (OSError, ValueError) as error:  # names that are too long, hold a NUL, loop through links
         raise _Unusable(f"can't be opened ({_one_line(error)})") from None
+
+
+def _unbounded(source: Reader, start: bytes) -> ImageFile.ImageFile:
+    """Opened without Pillow's own limit on pixels, which is one for all and for the whole process."""
+    for name in _formats(start):
+        factory, accept = Image.OPEN[name]
+        if accept is not None and accept(start[:16]) is True:
+            source.seek(0)
+            return factory(source, "")  # type: ignore[return-value,arg-type]
+    raise Image.DecompressionBombError
 
 
 def _formats(start: bytes) -> list[str]:
