@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from anprompt import machine
 from anprompt.backbones import linear
 
 needs_onednn = pytest.mark.skipif(
@@ -63,13 +64,14 @@ def test_other_precisions_autocast_and_trained_weights_take_the_stock_way(
     assert layer.weight.grad is not None
 
 
+@needs_onednn
 def test_quicken_and_restore(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Bilinear(4, 4, 4))
     names = list(model.state_dict())
-    monkeypatch.setattr(linear, "pays_off", lambda: False)
+    monkeypatch.setenv(machine.ONEDNN, "off")
     linear.quicken(model)
     assert type(model[0]) is nn.Linear
-    monkeypatch.setattr(linear, "pays_off", lambda: True)
+    monkeypatch.setenv(machine.ONEDNN, "on")
     linear.quicken(model)
     assert type(model[0]) is linear.FrozenLinear and list(model.state_dict()) == names
     linear.restore(model)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from anprompt.machine import align
+
 Hook = Callable[[int, Tensor], Tensor]
 
 # What a backbone may lack and a method may need (`Method.needs`), in words for the refusal.
@@ -105,9 +107,10 @@ class Backbone(nn.Module, ABC):
     logit_scale: float
 
     def freeze(self) -> None:
-        """No gradients and evaluation mode; called once by every loader."""
+        """No gradients, evaluation mode, weights at aligned addresses; called once by every loader."""
         self.eval()
         self.requires_grad_(False)
+        align(self)
 
     def train(self, mode: bool = True) -> Backbone:
         """A frozen encoder has no training mode: dropout and statistics stay off."""

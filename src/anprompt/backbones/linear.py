@@ -2,7 +2,7 @@
 
 On x86 torch multiplies fp32 matrices with MKL, which on processors not of its maker's uses half the
 width of the vector units. oneDNN, which torch ships too, uses all of it: twice the pace on AMD Zen 4
-and 5, equal to rounding. Frozen weights need no gradient, so the backward pass is one product as well.
+and 5, equal to rounding; `machine.onednn_products` chooses. Frozen weights need no gradient, so the backward pass is one product as well.
 """
 
 from __future__ import annotations
@@ -12,13 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anprompt.machine import cpu_model
-
-
-def pays_off() -> bool:
-    """Whether oneDNN is there and the processor is one on which MKL leaves half of it unused."""
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return wide and "AMD" in cpu_model() and torch.backends.mkldnn.is_available()
+from anprompt.machine import onednn_products
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,7 +80,7 @@ class QuickGelu(nn.Module):
 
 def quicken(model: nn.Module) -> None:
     """Make a frozen model's activations `QuickGelu` and, where that pays off, its linear layers `FrozenLinear`."""
-    fast = pays_off()
+    fast = onednn_products()
     for module in model.modules():
         if fast and type(module) is nn.Linear:
             module.__class__ = FrozenLinear

@@ -17,6 +17,7 @@ from typing import Any
 
 from anprompt.backbones.base import CAPABILITIES, Backbone
 from anprompt.errors import UserError, choices
+from anprompt.machine import align
 from anprompt.methods.anprompt import ANPrompt
 from anprompt.methods.base import Classifier, Head, Method, MethodConfig
 from anprompt.methods.cocoop import CoCoOp
@@ -178,6 +179,7 @@ def build_method(
     method.to(backbone.device)
     if fresh:
         method.start()
+    align(method)  # prompts that start as words are slices of the words' embeddings
     return method
 
 

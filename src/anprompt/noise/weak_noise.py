@@ -38,6 +38,7 @@ def noise_prompts(bank: Tensor, count: int, seed: int) -> Tensor:
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
     rows = bank.detach().reshape(-1, bank.shape[-1]).to("cpu", torch.float32).numpy()
     if not len(rows):
@@ -45,7 +46,8 @@ def noise_prompts(bank: Tensor, count: int, seed: int) -> Tensor:
     if not np.isfinite(rows).all():
         raise UserError("Weak-noise features hold NaN or Inf; the backbone's text encoder is broken.")
     clusters = min(count, len(rows))
-    with warnings.catch_warnings():
+    # One thread: several add up their parts in the order they finish, and no two fits would be equal.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than K: centroids repeat
         centres = KMeans(clusters, n_init=10, random_state=seed).fit(rows).cluster_centers_
     centres = centres[np.lexsort(centres.T[::-1])]

@@ -16,6 +16,7 @@ from anprompt.errors import UserError
 from anprompt.experiments.protocols import PROTOCOLS
 from anprompt.files import check_output, write_text
 from anprompt.gallery import Gallery
+from anprompt.machine import in_words
 from anprompt.report import charts, markup, training
 from anprompt.report.confusion import confusions
 from anprompt.report.grid import Grid, Kinds, noise_grid, styles
@@ -228,7 +229,7 @@ def _facts(records: Sequence[Record]) -> str:
         "seconds": _seconds(trained),
         "memory": [f"{max(r['memory']['peak_mb'] for r in records):.0f} MB at most"],
         "files left out": [sum({r["spec"]["dataset"]: r["data"]["skipped_count"] for r in records}.values())],
-        "hardware": [training.machine(r["hardware"]) for r in records],
+        "hardware": [in_words(r["hardware"]) for r in records],
         "versions": [", ".join(f"{name} {value}" for name, value in first["versions"].items())],
         "finished": [max(r["finished"] for r in records)],
     }

@@ -54,9 +54,3 @@ def mean_curve(rows: Sequence[Sequence[float]]) -> list[float]:
         finite = [value for value in values if math.isfinite(value)]
         means.append(statistics.fmean(finite) if finite else math.nan)
     return means
-
-
-def machine(found: Mapping[str, object]) -> str:
-    """Hardware in words."""
-    text = f"{found['cpu']}, {found['cores']} cores, {found['threads']} torch threads"
-    return f"{found['gpu']}; {text}" if "gpu" in found else text

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from anprompt.machine import in_words
 from anprompt.results import Record
 from anprompt.tables.runs import Batch, Grid, note
 from anprompt.tables.sheet import NEITHER, Cell, Line, Sheet, columns
@@ -33,7 +34,7 @@ def cost_sheet(batch: Batch, grid: Grid) -> Sheet | None:
         lines.append(Line("", method, (*cells, Cell.number(len(records), "{:.0f}"))))
     if not any(cell.text for line in lines for cell in line.cells[:-1]):
         return None
-    machines = sorted({_machine(record["hardware"]) for record in batch.records if "hardware" in record})
+    machines = sorted({in_words(record["hardware"]) for record in batch.records if "hardware" in record})
     told = f"Median per run. Measured on {'; '.join(machines) or 'an unknown machine'}."
     return Sheet(
         batch.title("cost"), note(batch.records, told), ("", "method"), columns((*COSTS, "runs"), NEITHER),
@@ -44,8 +45,3 @@ def cost_sheet(batch: Batch, grid: Grid) -> Sheet | None:
 def _median(records: list[Record], read: Read, text: str) -> Cell:
     values = [value for value in map(read, records) if value is not None]
     return Cell.number(statistics.median(values) if values else None, text)
-
-
-def _machine(found: dict[str, Any]) -> str:
-    text = f"{found.get('cpu')}, {found.get('cores')} cores, {found.get('threads')} torch threads"
-    return f"{found['gpu']}, {text}" if "gpu" in found else text
