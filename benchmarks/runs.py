@@ -33,7 +33,7 @@ from anprompt.data.bank import DiskBank, MemoryBank, ViewBank
 from anprompt.data.embedded import EMBEDDED_SETS, embedded_dataset, embedded_model_folder
 from anprompt.files import write_json
 from anprompt.loaders import make_views
-from anprompt.machine import hardware
+from anprompt.machine import hardware, in_words
 from anprompt.methods import build_method
 from anprompt.train import Run, epoch_order, fit, fit_many, make_optimizer
 from anprompt.tuning import Job, plan
@@ -216,6 +216,7 @@ def main() -> None:
     backbone = load_backbone("embedded")
     result: dict[str, Any] = {"torch": torch.__version__, "machine": hardware(backbone.device),
                               "load_before": os.getloadavg()[0]}  # fmt: skip
+    print(in_words(result["machine"]), flush=True)  # speeds of different products are not to be compared
     for name in args.sections.split(","):
         result[name] = globals()[f"section_{name}"](args, backbone)
         if args.out:

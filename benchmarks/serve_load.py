@@ -38,7 +38,7 @@ import anprompt
 from anprompt.checkpoint import save_adapter
 from anprompt.data.embedded import embedded_dataset
 from anprompt.files import write_json
-from anprompt.machine import hardware
+from anprompt.machine import hardware, in_words
 from anprompt.methods import build_method
 from anprompt.predict import PromptClassifier
 from anprompt.serve.metrics import resident_bytes
@@ -227,6 +227,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     good: list[Call] = [(*form(path.read_bytes(), names), 200, want) for path, want in zip(files, wants)]
     calls = [good[number % len(good)] for number in range(args.requests)]
     result: dict[str, Any] = {"machine": hardware(), "clients": args.clients}
+    print(in_words(result["machine"]), flush=True)  # speeds of different products are not to be compared
     show = _shower(result)
     plain_loop(offline, files, 20)
     show("loop", plain_loop(offline, files, args.requests))

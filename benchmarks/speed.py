@@ -31,7 +31,7 @@ from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.linear import quicken, restore
 from anprompt.compute import autocast
 from anprompt.files import write_json, write_text
-from anprompt.machine import hardware, peak_memory_mb, reset_peak_memory
+from anprompt.machine import hardware, in_words, peak_memory_mb, reset_peak_memory
 from anprompt.methods import build_method
 from anprompt.methods.base import Classifier, Method
 from operations import step_operations
@@ -326,6 +326,7 @@ def main() -> None:
     result: dict[str, Any] = {"backbone": bench.backbone.id, "method": args.method, "batch": args.batch,
                               "precision": args.precision, "torch": torch.__version__,
                               "machine": hardware(bench.device), "load_before": os.getloadavg()[0]}  # fmt: skip
+    print(in_words(result["machine"]), flush=True)  # speeds of different products are not to be compared
     for name in args.sections.split(","):
         result[name] = globals()[f"section_{name}"](bench)
         if args.out:
