@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,9 +156,16 @@ def check_target(out: str | Path, opset: int = OPSET, overwrite: bool = False) -
     if path.suffix.lower() != ".onnx" or path.is_dir():
         raise UserError(f"--out {str(path)!r} must be a file that ends in '.onnx', e.g. model.onnx.")
     facts = path.with_suffix(".json")
-    for file in (path, facts):
-        check_output(file, overwrite=overwrite)
+    # A kill between the two files leaves a model without facts: the same command goes on from there.
+    unfinished: tuple[bytes, ...] | Callable[[bytes], bool] = () if facts.exists() else _is_model_of_ours
+    check_output(path, overwrite=overwrite, ours=unfinished)
+    check_output(facts, overwrite=overwrite)
     return path, facts
+
+
+def _is_model_of_ours(head: bytes) -> bool:
+    """By the first bytes of an ONNX file, which hold its format and who made it."""
+    return b"\x12\x08anprompt" in head[:32]
 
 
 def _check_method(method: Method) -> None:
