@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -300,3 +303,92 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No space left"):
         atomic_write(tmp_path / "f", broken)
     assert not os.listdir(tmp_path)
+
+
+# --- before the first step ------------------------------------------------------------------------
+def test_space_for_state_and_adapter_is_asked_before_the_first_step(
+    photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    words = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "1", "--quiet"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "0 MB free, and" in one_line(capsys) and not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", "日本".encode("shift-jis")])
+def test_a_data_folder_whose_name_is_no_text_goes_all_the_way(name: bytes, tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
+    """From the first step to adapter, evaluation and report: the name travels as an escape."""
+    data = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    for kind, colour in (("red", (200, 20, 20)), ("blue", (20, 20, 200))):
+        (data / kind).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (20, 20 + number), (*colour[:2], colour[2] - number)).save(data / kind / f"{number}.png")
+    out, strange = tmp_path / "out", Path(os.fsdecode(os.fsencode(tmp_path) + b"/out-" + name))
+    words = ["--data", str(data), "--quiet", "--backbone", str(tiny_folder)]
+    assert main(["fit", *words, "--method", "coop", "--shots", "1", "--epochs", "1", "--out", str(out)]) == 0
+    assert main(["eval", str(out), *words]) == 0
+    assert main(["fit", *words, "--out", str(strange)]) == 2 and "not UTF-8" in one_line(capsys) and not strange.exists()
+    assert os.fsencode(read_json(out / CONFIG)["record"]["data"]) == name
+    runs = str(tmp_path / "runs")
+    assert main(["bench", "few-shot", "--methods", "zeroshot", "--shots", "1", "--runs", runs, "--jobs", "1", *words]) == 0
+    assert main(["report", runs, "--no-pictures", "--quiet"]) == 0
+    assert "error" not in capsys.readouterr().err
+
+
+def test_what_saving_can_not_write_is_kept_and_saved_later(
+    photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody puts a file of an adapter's name into the folder while it is trained."""
+    from anprompt.commands import fit as fit_command
+
+    out = tmp_path / "out"
+    real = fit_command._test
+    words = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "1",
+             "--epochs", "1", "--out", str(out), "--quiet"]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_command, "_test", lambda *given: ((out / CARD).write_text("mine"), real(*given))[1])
+        assert main(words) == 2
+    assert "is kept in" in one_line(capsys) and (out / CARD).read_text() == "mine"
+    (out / CARD).unlink()
+    assert main([*words[:-1], "--json"]) == 0
+    assert '"resumed_from": 1' in capsys.readouterr().out
+
+
+# --- streams and numbers --------------------------------------------------------------------------
+STREAMS = {  # what the shell does: the exit code, and whether there is a line on stderr
+    "data list > /dev/full": (1, "can't be written: No space left on device"),
+    "data list --json > /dev/full": (1, "can't be written: No space left on device"),
+    "--help > /dev/full": (1, "can't be written: No space left on device"),
+    "data list >&-": (2, "stdout is closed"),
+    "nope 2>&-": (2, ""),
+    "nope 2>/dev/full": (2, ""),
+    "data list <&- > /dev/null": (0, ""),
+    "data list <&- >&- 2>&-": (2, ""),
+    "data list | head -n 1 > /dev/null; exit ${PIPESTATUS[0]}": (0, ""),
+    "data list --json | true; exit ${PIPESTATUS[0]}": (0, ""),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("words", STREAMS)
+def test_streams_that_are_full_closed_or_gone(words: str) -> None:
+    code, said = STREAMS[words]
+    command = f"exec 3>&2; {sys.executable} -m anprompt {words}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done
+    lines = done.stderr.splitlines()
+    assert (len(lines) == 1 and said in lines[0] if said else not lines), done
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--shots", "99999999999"), ("--shots", "-1"), ("--epochs", "1e308"), ("--epochs", "1000000000"),
+        ("--set", "draws=1000000000"), ("--set", "token_width=99999999"), ("--set", "epochs=99999999"),
+        ("--set", "lr=1e999"), ("--lr", "nan"), ("--seed", "9" * 5000), ("--batch-size", "9" * 20), ("--bank-gb", "-1"),
+    ],
+    ids=lambda option: " ".join(option)[:30],
+)  # fmt: skip
+def test_absurd_numbers_are_refused_before_anything_is_made(option: tuple[str, str], tmp_path: Path, capsys: Out) -> None:
+    assert main(["fit", "--data", "embedded:food", "--out", str(tmp_path / "out"), *option]) == 2
+    assert len(one_line(capsys)) < 400 and not os.listdir(tmp_path)

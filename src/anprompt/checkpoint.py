@@ -41,6 +41,7 @@ from anprompt.backbones.names import is_path
 from anprompt.errors import UserError, choices
 from anprompt.files import (
     atomic_write,
+    check_encodable,
     check_folder,
     check_regular_target,
     file_hash,
@@ -132,6 +133,7 @@ def check_place(folder: str | Path, *, overwrite: bool = False) -> None:
     """
     folder = Path(folder)
     check_folder(folder)
+    check_encodable(folder)
     there = [folder / name for name in (CONFIG, CARD, TENSORS) if os.path.lexists(folder / name)]
     for path in there:
         check_regular_target(path)

@@ -9,6 +9,7 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -23,7 +24,7 @@ from anprompt.commands.examples import epilog
 from anprompt.commands.parser import Examples, Parser, add_common, add_image_limit
 from anprompt.commands.terminal import error_line, quiet_libraries, set_up
 from anprompt.commands.together import check_command, is_echo
-from anprompt.errors import UserError, choices
+from anprompt.errors import LONGEST, UserError, choices
 
 
 class Command(NamedTuple):
@@ -69,6 +70,11 @@ first steps:
   anprompt fit --data my_photos/ --shots 16 --out adapter/
   anprompt predict adapter/ picture.jpg --classes "tabby,siamese,lynx"
 """
+
+
+USERS = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO,
+}  # fmt: skip
 
 
 class Terminated(KeyboardInterrupt):
@@ -119,12 +125,18 @@ def _main(argv: Sequence[str] | None) -> int:
         error_line(f"{'ended from outside (SIGTERM)' if ended else 'interrupted'}{again}", kind="")
         return 143 if ended else 130
     except BrokenPipeError:
-        # The reader (head, less) has gone; a second failure while Python flushes at exit must not show.
-        if argv is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _no_more_output(argv)  # the reader (head, less) has gone
         return 0
     except SystemExit as leave:  # argparse, after --help
         return leave.code if isinstance(leave.code, int) else 0
+    except OSError as error:
+        if debug:
+            raise
+        line, code = _of_the_system(error)
+        if not error.filename:  # stdout is the only thing that is written without a name
+            _no_more_output(argv)
+        error_line(line)
+        return code
     except Exception as error:
         if debug:
             raise
@@ -136,6 +148,22 @@ def _main(argv: Sequence[str] | None) -> int:
         reason = first_line(error)
         error_line(f"unexpected {type(error).__name__}: {reason} (see the traceback with --debug)")
         return 1
+
+
+def _no_more_output(argv: Sequence[str] | None) -> None:
+    """A second failure, while Python flushes at exit, must not show."""
+    if argv is None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_the_system(error: OSError) -> tuple[str, int]:
+    """What the system refused as a line, and the exit code: 2 where another name or permission mends it."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
+        return f"{name[:LONGEST]!r}: {reason}.", 2 if error.errno in USERS else 1
+    return f"The output can't be written: {reason}.", 1
 
 
 def _out_of_memory(error: Exception) -> str | None:

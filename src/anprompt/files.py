@@ -115,6 +115,14 @@ def check_folder(folder: Path, bytes_needed: int = 0) -> None:
         )
 
 
+def check_encodable(folder: Path) -> None:
+    """Raises `UserError` where a folder's full name is not UTF-8, as the library for tensor files asks of it."""
+    try:
+        str(folder.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{str(folder)!r}: the name is not UTF-8, which tensor files need; choose another folder.") from None
+
+
 def _exists(path: Path) -> bool:
     """Like `Path.exists`, which hides impossible names in some Python versions."""
     try:

@@ -26,7 +26,7 @@ from anprompt.looks import Looks, TrainViews
 from anprompt.memory import LessMemory
 from anprompt.methods.base import Method, MethodConfig, itself
 from anprompt.process_group import Team
-from anprompt.train_state import NonFiniteLoss, TrainLog, Watch, load_state, run_key, save_state
+from anprompt.train_state import NonFiniteLoss, TrainLog, Watch, check_space, load_state, run_key, save_state
 
 __all__ = [
     "PRECISIONS", "NonFiniteLoss", "Run", "TrainConfig", "TrainLog", "TrainViews", "epoch_order",
@@ -205,6 +205,7 @@ class Run:
         if self.team:
             self._meet(self.team)
         elif self.state:
+            check_space(self.state, method)
             self.log = load_state(self.state, method, self.optimizer, self.key, self.scaler)
         self.log.resumed_from = len(self.log.epochs)
         self.looks = Looks(method, self.views, config.precision, config.trunk_precision, bank)

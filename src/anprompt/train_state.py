@@ -17,12 +17,13 @@ from torch import Tensor
 
 from anprompt.data.bank import checksum
 from anprompt.errors import UserError
-from anprompt.files import atomic_write, read_tensors, write_tensors
+from anprompt.files import atomic_write, check_encodable, check_folder, read_tensors, write_tensors
 from anprompt.methods.base import Method, MethodConfig
 
 log = logging.getLogger("anprompt")
 
 FILE = "state.safetensors"
+SPACE_BESIDES = 2**20  # bytes: config, card, notes
 
 
 @dataclass
@@ -49,6 +50,20 @@ def run_key(method: Method, config: MethodConfig, views: Any) -> str:
         method.seed, method.backbone.weight_hash, labels, views.fingerprint,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def check_space(folder: Path, method: Method) -> None:
+    """Whether what a run writes finds room, asked before its first step.
+
+    A state holds the tensors and two moments of each, and lies beside the one before while it is written; the
+    adapter comes to it at the end.
+
+    Raises:
+        UserError: less space is free; or the folder can't be written.
+    """
+    size = sum(tensor.numel() * max(tensor.element_size(), 4) for tensor in method.state_dict().values())
+    check_encodable(folder)
+    check_folder(folder, 8 * size + SPACE_BESIDES)
 
 
 def save_state(

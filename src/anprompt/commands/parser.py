@@ -92,9 +92,10 @@ def whole(least: int) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:40]!r}") from None
         if not least <= number < 2**31:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, not {text}")
+            upper = f"to {2**31 - 1}" if number >= 2**31 else "on"
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} {upper}, not {text[:40]}")
         return number
 
     return parse
@@ -115,9 +116,9 @@ def positive(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a number, not {text[:40]!r}") from None
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text[:40]}")
     return number
 
 

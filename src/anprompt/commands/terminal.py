@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from anprompt.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,16 +35,27 @@ def _escaped(character: str) -> str:
 
 def error_line(message: str, kind: str = "error: ") -> None:
     """The one line on stderr that says what is wrong."""
-    print(f"anprompt: {kind}{safe(' '.join(message.split()))}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full or closed stderr changes no exit code
+        print(f"anprompt: {kind}{safe(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def note_line(message: str) -> None:
     """A line on stderr beside the results."""
-    print(f"anprompt: {safe(message)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"anprompt: {safe(message)}", file=sys.stderr, flush=True)
 
 
 def set_up() -> None:
-    """A character that the terminal can't show must not end a command."""
+    """A character that the terminal can't show must not end a command; nor must a closed stdin or stderr.
+
+    Raises:
+        UserError: stdout is closed.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:  # else the next file that is opened takes its number, and what libraries print
+        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    if "stdout" in closed:
+        raise UserError("stdout is closed, so no result could be shown; send it to a file, or to /dev/null.")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -80,7 +94,11 @@ def console(*, stderr: bool = False) -> Console:
     """A rich console; made when needed, so that redirected output is honoured."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `cli.main` knows what to do; rich ends with exit code 1
+
+    made = Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = 10_000  # a file or a pipe: one line per row, however long
     return made

@@ -46,6 +46,11 @@ class MethodConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
+# Counts (epochs, tokens, widths) beyond this only fill memory or never end; seeds and batches may be any number.
+LARGEST_COUNT = 1_000_000
+LARGEST = {"draws": 10_000, "seed": 2**63, "view_seed": 2**63, "batch_size": 2**31}
+
+
 def _typed(key: str, value: Any, default: Any) -> Any:
     if isinstance(value, np.generic):  # what a grid search over numpy's ranges gives
         value = value.item()
@@ -59,6 +64,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         return float(value)
     if type(value) is not type(default):
         raise UserError(f"Setting {key!r} must be of type {type(default).__name__}, not {value!r}.")
+    if isinstance(value, int) and value > LARGEST.get(key, LARGEST_COUNT):
+        raise UserError(f"Setting {key!r} must be at most {LARGEST.get(key, LARGEST_COUNT):,}, not {value}.")
     return value
 
 
