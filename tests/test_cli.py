@@ -123,7 +123,7 @@ main({words!r})
 """
     done = subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
-    assert os.listdir(tmp_path / "whole") == [".state"]
+    assert sorted(os.listdir(tmp_path / "whole")) == [".lock", ".lock.owner", ".state"]
     assert main([*words, "--seed", "5"]) == 2  # the state of one run is not continued by another
     assert "unfinished state of another run" in capsys.readouterr().err
     assert run_json(capsys, *words)["resumed_from"] == 1
