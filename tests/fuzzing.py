@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import io
 import json
@@ -254,20 +255,46 @@ def _request(world: World, body: bytes) -> None:
     read_ask("application/json", body, Settings())
 
 
+def _strange_host(world: World, text: str) -> None:
+    from anprompt.serve.settings import known_host, same_origin
+
+    if same_origin(text, text.partition("://")[2]):
+        assert text.lower().startswith(("http://", "https://"))
+    if known_host(text, ()):
+        assert not set(text) & set("@%/# ")
+
+
 def _shown(world: World, text: str) -> None:
     assert safe(text).isprintable()
 
 
-def _pictures() -> list[bytes]:
+def sound_images() -> list[tuple[str, bytes]]:
+    """A small image in every format that can be written here."""
     found = []
-    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO"):
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF"):
         buffer = io.BytesIO()
-        Image.new("RGB", (16, 16), (9, 99, 199)).save(buffer, kind)
-        found.append(buffer.getvalue())
+        with contextlib.suppress(KeyError, OSError, ValueError):  # a Pillow without that format
+            Image.new("RGB", (16, 16), (9, 99, 199)).save(buffer, kind)
+            found.append((kind, buffer.getvalue()))
     return found
 
 
+def _form(world: World, body: bytes, kind: str = "multipart/form-data; boundary=x") -> None:
+    from anprompt.serve.forms import BadType, read_ask
+    from anprompt.serve.settings import Settings
+
+    try:
+        read_ask(kind, body, Settings())
+    except BadType as error:
+        raise UserError(str(error)) from None
+
+
 REQUEST = {"pictures": ["aGVsbG8="], "classes": ["cat", "dog"], "top": 3, "noise": "fog:3", "zeroshot": True}
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="classes"\r\n\r\ncat\ndog\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="top"\r\n\r\n3\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="pictures"; filename="a"\r\nContent-Type: image/png\r\n\r\nGIF89a\r\n--x--\r\n'
+)
 RECORD = report_runs.halves(("cats",), ("anprompt",), (1,))[0]
 CONDITIONS = ["image:fog:3", "text:typo:2", "template:unseen:1", ":", "image:", "9" * 5000, "٣"]
 
@@ -304,8 +331,21 @@ TARGETS: dict[str, Target] = {
         _set,
     ),
     "request": Target(lambda w: json_text(REQUEST).map(lambda t: t.encode("utf-8", "surrogatepass")), _request),
-    "picture": Target(lambda w: st.sampled_from(_pictures()).flatmap(spoiled), lambda w, data: decode_picture(data, "it")),
+    "picture": Target(lambda w: st.sampled_from([data for _, data in sound_images()]).flatmap(spoiled), lambda w, data: decode_picture(data, "it")),
     "terminal": Target(lambda w: ANY_TEXT, _shown),
+    "form": Target(
+        lambda w: st.one_of(
+            spoiled(FORM), lines_near(FORM.decode("latin-1"), ["--x", "--x--", "\r\n", ": ", ";", '"', "filename="])
+            .map(lambda text: text.encode("utf-8", "surrogatepass")),
+        ), _form,
+    ),
+    "content type": Target(
+        lambda w: lines_near("multipart/form-data; boundary=x; charset=utf-8", ["application/json", ";", "=", '"', "\\"]),
+        lambda w, text: _form(w, FORM, text),
+    ),
+    "host and origin": Target(
+        lambda w: lines_near("http://localhost:80", ["[", "]", "::1", "%", "@", ":", "127.0.0.1", "."]), _strange_host
+    ),
 }  # fmt: skip
 
 

@@ -195,7 +195,7 @@ def test_wrong_options_are_one_line(adapter_folder: Path, capsys: pytest.Capture
         for words, message in (
             ([str(adapter_folder), "--host", "0.0.0.0"], "Others can reach 0.0.0.0: give a --token"),
             ([str(adapter_folder), "--port", port], f"Can't listen on 127.0.0.1 port {port} (Address already in use)"),
-            ([str(adapter_folder), "--port", "70000"], "Can't listen on 127.0.0.1 port 70000"),
+            ([str(adapter_folder), "--port", "70000"], "must be a whole number from 0 to 65535, not 70000"),
             ([str(adapter_folder), "--host", "no.such.host.invalid", "--no-token"], "Can't listen on no.such.host"),
             (["nowhere", "--port", "0"], "Adapter 'nowhere' does not exist"),
             (["zeroshot", "--port", "0"], "zeroshot knows no classes of its own"),

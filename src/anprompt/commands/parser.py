@@ -85,16 +85,16 @@ def one_of(kind: str, names: Iterable[str]) -> Callable[[str], str]:
     return parse
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A whole number from `least` on."""
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A whole number from `least` on, at most `most`."""
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:40]!r}") from None
-        if not least <= number < 2**31:
-            upper = f"to {2**31 - 1}" if number >= 2**31 else "on"
+        if not least <= number <= most:
+            upper = f"to {most}" if number > most else "on"
             raise argparse.ArgumentTypeError(f"must be a whole number from {least} {upper}, not {text[:40]}")
         return number
 
@@ -120,6 +120,18 @@ def positive(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text[:40]}")
     return number
+
+
+def up_to(most: float) -> Callable[[str], float]:
+    """A number above 0, at most `most`."""
+
+    def parse(text: str) -> float:
+        number = positive(text)
+        if number > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most:,g}, not {text[:40]}")
+        return number
+
+    return parse
 
 
 def add_bank(parser: argparse.ArgumentParser, purpose: str) -> None:

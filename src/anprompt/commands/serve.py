@@ -6,14 +6,17 @@ import argparse
 import importlib.util
 import socket
 import sys
+from pathlib import Path
 
 from anprompt.commands.common import add_adapter, add_device, open_method
-from anprompt.commands.parser import positive, whole
+from anprompt.commands.parser import up_to, whole
 from anprompt.commands.predict import class_list
 from anprompt.commands.terminal import note_line, print_json, say
 from anprompt.errors import UserError
+from anprompt.files import first_line, read_text
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
+MOST_MB, MOST_SECONDS = 1000, 3600
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,22 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="say where it listens as JSON")
     who = parser.add_argument_group("who may ask")
     who.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    who.add_argument("--port", type=whole(0), default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    who.add_argument("--port", type=whole(0, 65535), default=8000, metavar="N", help="default 8000; 0 takes a free one")
     who.add_argument("--token", metavar="TEXT", help="what requests must carry; @file reads it from a file")
     who.add_argument("--no-token", action="store_true", help="let everybody ask who reaches --host")
     who.add_argument("--allow-host", action="append", default=[], metavar="NAME",
                      help="a DNS name the service is reached by; may be repeated")  # fmt: skip
     bounds = parser.add_argument_group("bounds")
-    bounds.add_argument("--max-body", type=positive, default=10, metavar="MB", help="largest request (default: 10)")
-    bounds.add_argument("--max-classes", type=whole(2), default=500, metavar="N",
+    bounds.add_argument("--max-body", type=up_to(MOST_MB), default=10, metavar="MB", help="largest request (default: 10)")
+    bounds.add_argument("--max-classes", type=whole(2, 100_000), default=500, metavar="N",
                         help="most class names in a request (default: 500)")  # fmt: skip
-    bounds.add_argument("--batch", type=whole(1), default=32, metavar="N",
+    bounds.add_argument("--batch", type=whole(1, 4096), default=32, metavar="N",
                         help="most pictures in one pass of the model (default: 32)")  # fmt: skip
-    bounds.add_argument("--wait", type=whole(0), default=0, metavar="MS",
+    bounds.add_argument("--wait", type=whole(0, 60_000), default=0, metavar="MS",
                         help="milliseconds to wait for a batch to fill (default: 0: batches form while one runs)")  # fmt: skip
-    bounds.add_argument("--queue", type=whole(64), default=512, metavar="N",
+    bounds.add_argument("--queue", type=whole(64, 100_000), default=512, metavar="N",
                         help="most pictures waiting (default: 512)")  # fmt: skip
-    bounds.add_argument("--timeout", type=positive, default=30, metavar="S", help="time for a request (default: 30)")
+    bounds.add_argument("--timeout", type=up_to(MOST_SECONDS), default=30, metavar="S", help="time for a request (default: 30)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,10 +101,9 @@ def read_token(token: str | None, no_token: bool, host: str) -> str | None:
         return None
     if token.startswith("@"):
         try:
-            with open(token[1:], encoding="utf-8") as file:
-                token = file.read(4096).strip()
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            raise UserError(f"--token: can't read {token[1:]!r} ({getattr(error, 'strerror', None) or 'not text'}).") from None
+            token = read_text(Path(token[1:]), largest=4096).strip()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--token: can't read {token[1:]!r} ({getattr(error, 'strerror', None) or first_line(error)}).") from None
     if len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token:
         raise UserError("--token must have at least 8 letters, digits or signs, without spaces.")
     return token

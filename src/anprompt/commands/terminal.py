@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,10 @@ def quiet_libraries(*, verbose: bool, quiet: bool) -> None:
 
 
 class _Lines(logging.Handler):
-    """Records as lines; after a few of one kind it says once that there are more."""
+    """Records as lines; of warnings, after a few of one kind, it says once that there are more.
+
+    An error stands whole, with its traceback: what says that the log has the details must be true.
+    """
 
     def __init__(self, repeats: int) -> None:
         super().__init__()
@@ -83,6 +87,13 @@ class _Lines(logging.Handler):
         self.seen: dict[str, int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            text = record.getMessage()
+            if record.exc_info and record.exc_info[1] is not None:
+                text += "\n" + "".join(traceback.format_exception(record.exc_info[1]))
+            for line in text.splitlines():
+                note_line(line)
+            return
         count = self.seen[record.msg] = self.seen.get(record.msg, 0) + 1
         if count <= self.repeats:
             note_line(record.getMessage())

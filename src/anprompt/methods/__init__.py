@@ -107,12 +107,17 @@ def preset(name: str, protocol: str = "base-to-new", *, dataset: str = "", shots
 _TABLES = ("settings", "train")
 
 
+LONGEST_PRESET = 50_000  # characters; the longest here has some thousand
+
+
 def parse_preset(name: str, text: str) -> dict[str, Any]:
     """The tables of a preset's file.
 
     Raises:
         UserError: no TOML, no method, or a part of another kind.
     """
+    if len(text) > LONGEST_PRESET:  # before it is parsed: names in names take more than their share of time
+        raise UserError(f"Preset {name!r} has more than {LONGEST_PRESET:,} characters.")
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:

@@ -268,7 +268,7 @@ def create_app(method: Method, settings: Settings | None = None, classes: Sequen
 
     app = FastAPI(
         title="anprompt", version=__version__, summary="Names for pictures, from any list of classes.",
-        docs_url=None, redoc_url=None, lifespan=lifespan,  # the usual pages load scripts from elsewhere
+        docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,  # the usual pages load scripts from elsewhere
     )  # fmt: skip
     app.state.service = service
     _routes(app, service)

@@ -20,6 +20,9 @@ from anprompt.serve.settings import Settings, known_host, same_origin
 log = logging.getLogger("anprompt")
 
 OPEN = ("/", "/healthz", "/openapi.json")
+SAFE_HEADERS = (
+    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
+)  # fmt: skip
 LONGEST = 500  # characters of an error
 ONCE = ("host", "origin", "authorization", "content-type", "content-length", "content-encoding")
 
@@ -93,8 +96,7 @@ class Guard:
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.counted(path, message["status"])
-                message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff"),
-                                      (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]  # fmt: skip
+                message["headers"] = [*message.get("headers", []), *SAFE_HEADERS]
             await send(message)
 
         started = False
@@ -107,6 +109,10 @@ class Guard:
         try:
             answer = self.refuse(scope["path"], Headers(scope=scope)) or self.app
             await answer(scope, receive, watched)
+        except asyncio.CancelledError:  # uvicorn ends what still runs when the service stops
+            if started:
+                raise
+            await refusal(503, "The service is stopping.", Connection="close")(scope, receive, counting)
         except Exception as error:
             if started:
                 raise

@@ -115,7 +115,7 @@ class Process:
             await made.end()
             raise NotStarted(f"a reading process did not start (exit code {process.returncode})") from None
         except BaseException:
-            made.kill()
+            await made.end()
             raise
         return made
 
@@ -140,13 +140,19 @@ class Process:
 
     def kill(self) -> None:
         """End it at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        if self.process.returncode is None:
+            with contextlib.suppress(OSError):  # not `process.kill`: it may take the exit code from `wait`
+                os.kill(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    async def end(self) -> int | None:
-        """End it, and its exit code (below 0: the signal)."""
+    async def end(self, after: float = 0.0) -> int | None:
+        """End it, if it has not ended by itself after so many seconds, and its exit code (below 0: the signal)."""
+        if after:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.process.wait(), after)
         self.kill()
-        return await self.process.wait()
+        code = await self.process.wait()
+        self.process._transport.close()  # type: ignore[attr-defined]  # else its pipes outlive the event loop
+        return code
 
 
 class Lane:
@@ -221,7 +227,7 @@ class Lane:
             _settle(found, reply)
         except (EOFError, OSError, asyncio.TimeoutError):
             assert process is not None
-            _settle(found, _why(await process.end(), job))
+            _settle(found, _why(await process.end(after=1.0), job))
         except NotStarted as error:
             _settle(found, error)
         finally:
@@ -230,14 +236,14 @@ class Lane:
     async def _replace(self, process: Process | None, sound: bool) -> None:
         """Give a process back, or another in its place."""
         if not sound and process is not None:
-            process.kill()
+            await process.end()
             process = None
         if not self.closed:
             with contextlib.suppress(NotStarted):  # the next job tries again, and tells
                 process = process or await self._process()
             self._free(process)
         elif process is not None:
-            process.kill()
+            await process.end()
 
     async def close(self) -> None:
         """End all processes."""
