@@ -33,7 +33,8 @@ from anprompt.compute import autocast
 from anprompt.files import write_json, write_text
 from anprompt.machine import hardware, in_words, peak_memory_mb, reset_peak_memory
 from anprompt.methods import build_method
-from anprompt.methods.base import Classifier, Method
+from anprompt.methods.base import Method
+from anprompt.methods.classifier import Classifier
 from operations import step_operations
 from plot import svg
 from reference import class_names, field_bank, random_vit_b16, see_apart
@@ -114,16 +115,16 @@ class Bench:
     def steps(self, name: str, classes: int, variants: Sequence[str]) -> dict[str, Callable[[], None]]:
         """Training steps of one method: "field", "field+", "plain", "shared", "bank"."""
         method = self.method(name, classes)
-        bank, seen = method.prepare(method.trained_classnames), method.see(self.pixels)
+        bank, seen = method.prepare(method.trained_classnames), method.image_state(self.pixels)
         prompted = name in ("mmrl", "mmrlpp", "anprompt")
-        apart = (lambda: see_apart(method, self.pixels)) if prompted else (lambda: method.see(self.pixels))
+        apart = (lambda: see_apart(method, self.pixels)) if prompted else (lambda: method.image_state(self.pixels))
         ways = {
             "field": lambda: self.step(method, "plain", field_bank(method, method.trained_classnames), apart),
             "field+": lambda: self.step(
                 method, "plain", field_bank(method, method.trained_classnames), apart, stock=False
             ),
-            "plain": lambda: self.step(method, "plain", bank, lambda: method.see(self.pixels)),
-            "shared": lambda: self.step(method, "shared", bank, lambda: method.see(self.pixels)),
+            "plain": lambda: self.step(method, "plain", bank, lambda: method.image_state(self.pixels)),
+            "shared": lambda: self.step(method, "shared", bank, lambda: method.image_state(self.pixels)),
             "bank": lambda: self.step(method, "shared", bank, lambda: seen),
         }
         return {variant: ways[variant]() for variant in variants}
@@ -160,7 +161,7 @@ def section_parity(bench: Bench) -> list[dict[str, Any]]:
             (restore if plain else quicken)(bench.backbone)
             method.engine = engine
             bank = (field_bank if plain else lambda m, names: m.prepare(names))(method, method.trained_classnames)
-            seen = see_apart(method, bench.pixels) if plain else method.see(bench.pixels)
+            seen = see_apart(method, bench.pixels) if plain else method.image_state(bench.pixels)
             loss = torch.stack([p.float() for p in method.loss(seen, bench.labels(classes), bank).values()]).sum()
             loss.backward()
             found[engine] = float(loss.detach()), [p.grad.clone() for p in method.parameters() if p.requires_grad]

@@ -34,7 +34,7 @@ def step(method: Method, engine: str, bank: ClassBank, pixels: Tensor, labels: T
     """One forward and backward pass."""
     method.engine = "shared" if engine == "shared" else "plain"
     (restore if engine == "field" else quicken)(method.backbone)
-    vision = see_apart(method, pixels) if engine == "field" else method.see(pixels)
+    vision = see_apart(method, pixels) if engine == "field" else method.image_state(pixels)
     sum(method.loss(vision, labels, bank).values()).backward()  # type: ignore[union-attr]
     method.zero_grad(set_to_none=True)
 

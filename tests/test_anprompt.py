@@ -132,7 +132,7 @@ def test_nrvpp_is_the_mean_of_projected_prompt_outputs(tiny_backbone: Backbone) 
 
 def test_loss_parts_sum_to_the_specification(tiny_backbone: Backbone) -> None:
     method = build(tiny_backbone, similarity_weight=3.0, head_weight=0.6)
-    bank, vision = method.prepare(NAMES), method.see(pixels(tiny_backbone))
+    bank, vision = method.prepare(NAMES), method.image_state(pixels(tiny_backbone))
     labels = torch.tensor([0, 1, 2, 3, 0])
     parts = method.loss(vision, labels, bank, step=4)
     text = method.encode_classes(bank)["text"]
@@ -154,7 +154,7 @@ def test_loss_parts_sum_to_the_specification(tiny_backbone: Backbone) -> None:
 def test_heads(tiny_backbone: Backbone) -> None:
     """Unseen classes read z alone; trained classes mix in the NRVPP, and the choice is recorded."""
     method = build(tiny_backbone, head_weight=0.5)
-    vision, text = method.see(pixels(tiny_backbone)), method.encode_classes(method.prepare(NAMES))
+    vision, text = method.image_state(pixels(tiny_backbone)), method.encode_classes(method.prepare(NAMES))
     f, p = method.image_features(vision)
     torch.testing.assert_close(method.logits(vision, text, "unseen"), method.logit_scale * f @ text["text"].T)
     mixed = method.logit_scale * (0.5 * f + 0.5 * p) @ text["text"].T
@@ -173,7 +173,7 @@ def test_every_parameter_gets_a_gradient(tiny_backbone: Backbone) -> None:
                     0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
                 )
         parts = method.loss(
-            method.see(pixels(tiny_backbone)), torch.tensor([0, 1, 2, 3, 1]), method.prepare(NAMES)
+            method.image_state(pixels(tiny_backbone)), torch.tensor([0, 1, 2, 3, 1]), method.prepare(NAMES)
         )
         sum(parts.values()).backward()  # type: ignore[union-attr]
         silent = [

@@ -84,7 +84,7 @@ def build(name: str, backbone: OpenClip) -> Method:
 
 
 def total_loss(method: Method) -> Tensor:
-    bank, vision = method.prepare(method.trained_classnames), method.see(pixels())
+    bank, vision = method.prepare(method.trained_classnames), method.image_state(pixels())
     parts = method.loss(vision, torch.tensor([0, 1]), bank)
     return torch.stack([part.float() for part in parts.values()]).sum()
 

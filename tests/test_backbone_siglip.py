@@ -83,7 +83,7 @@ def build(name: str, backbone: Backbone, classnames: list[str] = NAMES, seed: in
 
 
 def total_loss(method: Method) -> Tensor:
-    bank, vision = method.prepare(method.trained_classnames), method.see(pixels())
+    bank, vision = method.prepare(method.trained_classnames), method.image_state(pixels())
     return torch.stack(
         [part.float() for part in method.loss(vision, torch.tensor([0, 1]), bank).values()]
     ).sum()

@@ -24,7 +24,7 @@ from anprompt.checkpoint import (
 from anprompt.errors import UserError
 from anprompt.files import read_tensors
 from anprompt.methods import Method, build_method
-from anprompt.methods.base import Classifier
+from anprompt.methods.classifier import Classifier
 from anprompt.train import TrainConfig
 
 NAMES = ("red square", "green square", "blue circle")

@@ -217,7 +217,8 @@ def test_a_model_beyond_one_file_is_refused(
 
 def test_a_method_that_can_not_be_traced_is_one_line(tiny_backbone: Backbone, tmp_path: Path) -> None:
     method = build("zeroshot", tiny_backbone)
-    method.look = lambda pixels: method.see(pixels * float(pixels.sum()))  # type: ignore[method-assign]
+    state = method.image_state
+    method.image_state = lambda pixels, parts: state(pixels * float(pixels.sum()))  # type: ignore[method-assign]
     with pytest.raises(UserError, match="can't be traced") as caught:
         export.export_onnx(method, tmp_path / "m.onnx")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

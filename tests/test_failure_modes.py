@@ -47,7 +47,7 @@ def test_no_causal_mask_per_layer(name: str, tiny_backbone: Backbone) -> None:
     """Failure mode: a causal mask rebuilt (on the CPU) at every layer of every step."""
     deepest = {"first_block": 1} if name in ("mmrl", "mmrlpp", "anprompt") else {}
     method = build(name, tiny_backbone, **deepest)
-    bank, vision = method.prepare(NAMES), method.see(torch.zeros(1, 3, 32, 32))
+    bank, vision = method.prepare(NAMES), method.image_state(torch.zeros(1, 3, 32, 32))
     with Masks() as masks:
         method.loss(vision, torch.tensor([0]), bank, 0)
     assert masks.made <= 1, f"{masks.made} masks in one step of {tiny_backbone.dims.text_depth} blocks"

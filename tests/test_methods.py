@@ -161,7 +161,7 @@ def test_cocoop_without_a_shift_is_coop(tiny_backbone: Backbone) -> None:
 def test_maple_couples_vision_to_text(tiny_backbone: Backbone) -> None:
     method: MaPLe = build("maple", tiny_backbone)
     assert len(method.text_prompts) == 3  # three quarters of four blocks
-    vision = method.see(pixels(tiny_backbone))
+    vision = method.image_state(pixels(tiny_backbone))
     before = method.image_features(vision)
     with torch.no_grad():
         method.text_prompts[2] += 1.0
@@ -362,13 +362,11 @@ def test_the_list_names_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert "depth=0" in out and "embedded" in out
 
 
-def test_the_page_of_methods_tells_sizes_as_they_are() -> None:
-    """Lines to within ten, so that a small edit needs no new page; papers as the classes name them."""
+def test_the_page_of_methods_names_every_file_and_paper() -> None:
     folder = Path(__file__).parents[1]
     page = (folder / "docs/methods.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| [^|]+ \| (arXiv [\d.]+) \| `(\w+)\.py` \| (\d+) \|", page, re.MULTILINE)
-    assert {name for _, name, _ in rows} == {"zeroshot", "coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt"}  # fmt: skip
-    for paper, name, lines in rows:
-        source = (folder / f"src/anprompt/methods/{name}.py").read_text(encoding="utf-8")
-        assert abs(len(source.splitlines()) - int(lines)) <= 10, name
+    rows = re.findall(r"^\| [^|]+ \| (arXiv [\d.]+) \| `(\w+)\.py` \|", page, re.MULTILINE)
+    assert {name for _, name in rows} == {"zeroshot", "coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt"}  # fmt: skip
+    for paper, name in rows:
+        assert (folder / f"src/anprompt/methods/{name}.py").is_file()
         assert paper == method_class(name).paper

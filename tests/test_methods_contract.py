@@ -47,7 +47,7 @@ def optimiser(method: Method) -> torch.optim.Optimizer:
 
 
 def total_loss(method: Method, step: int = 0, count: int = 2) -> Tensor:
-    bank, vision = method.prepare(method.trained_classnames), method.see(pixels(method.backbone, count))
+    bank, vision = method.prepare(method.trained_classnames), method.image_state(pixels(method.backbone, count))
     labels = torch.arange(count) % len(method.trained_classnames)
     return torch.stack([part.float() for part in method.loss(vision, labels, bank, step).values()]).sum()
 

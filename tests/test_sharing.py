@@ -11,10 +11,11 @@ from torch import Tensor
 from anprompt import sharing
 from anprompt.backbones import Backbone, Tokens
 from anprompt.methods import build_method
-from anprompt.methods.base import Classifier, Method
+from anprompt.methods.base import Method
+from anprompt.methods.classifier import Classifier
 from anprompt.packing import Packing, pack, shared_length
 from anprompt.prompting import ClassBank, DeepTokens, class_bank
-from anprompt.protocols.measuring import way
+from anprompt.protocols.measuring import state_key
 from anprompt.sharing import read_text_shared, run_image_read, text_memory
 
 LISTS = {
@@ -148,7 +149,7 @@ def test_both_engines_train_anprompt_alike(tiny_backbone: Backbone) -> None:
             "anprompt", tiny_backbone, names, settings={"token_width": 16, "draws": 2}, seed=1
         )
         method.engine = engine
-        parts = method.loss(method.see(pixels), torch.tensor([0, 1, 2, 0]), method.prepare(names))
+        parts = method.loss(method.image_state(pixels), torch.tensor([0, 1, 2, 0]), method.prepare(names))
         sum(parts.values()).backward()  # type: ignore[union-attr]
         gradients[engine] = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
     assert relative(gradients["shared"], gradients["plain"]) < 1e-5
@@ -166,18 +167,18 @@ def test_use_keeps_the_frozen_features_alone_where_logits_read_nothing_else(
     tiny_backbone: Backbone, name: str
 ) -> None:
     method, pixels = looking(tiny_backbone, name)
-    seen, looked = method.see(pixels), method.look(pixels)
+    seen, looked = method.image_state(pixels), method.image_state(pixels, method.reads)
     assert looked.trunk.shape == (2, 0) and torch.equal(looked.frozen, seen.frozen)
     classifier = Classifier(method)
     assert torch.equal(classifier.logits(pixels), method.logits(seen, classifier.text, classifier.head))
     others = [looking(tiny_backbone, other)[0] for other in ("zeroshot", "coop", "cocoop")]
-    assert {way(other) for other in others} == {way(method)}  # so what one sees is kept for the others
+    assert {state_key(other) for other in others} == {state_key(method)}  # so what one sees is kept for the others
 
 
 @pytest.mark.parametrize("name", ["anprompt", "mmrl", "mmrlpp", "promptsrc"])
 def test_use_leaves_out_the_frozen_features_and_nothing_else(tiny_backbone: Backbone, name: str) -> None:
     method, pixels = looking(tiny_backbone, name)
-    seen, looked = method.see(pixels), method.look(pixels)
+    seen, looked = method.image_state(pixels), method.image_state(pixels, method.reads)
     assert looked.frozen.shape == (2, 0) and torch.equal(looked.trunk, seen.trunk)
     classifier = Classifier(method)
     expected = method.logits(seen, classifier.text, classifier.head)

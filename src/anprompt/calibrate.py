@@ -33,7 +33,8 @@ from anprompt.errors import UserError
 from anprompt.evaluate import calibration_error
 from anprompt.evaluation.doubts import doubts
 from anprompt.loaders import make_views, part_items
-from anprompt.methods.base import Classifier, Method
+from anprompt.methods.base import Method
+from anprompt.methods.classifier import Classifier
 
 log = logging.getLogger("anprompt")
 

@@ -4,7 +4,7 @@
 
 A batch is cut into one slice a process. A loss that is a mean over pictures equals the sum of the slices'
 losses, each times its share of the batch; parts without pictures come out once, as the shares sum to 1.
-What a loss measures over the whole batch it asks `Method.whole` for. After the backward pass the gradients
+What a loss measures over the whole batch it asks `gather` for. After the backward pass the gradients
 are summed, so every process takes the step that one process with the whole batch takes, to rounding.
 How the processes meet and what they exchange is `process_group`.
 """
@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import tempfile
 from pathlib import Path
 
 import torch
 
 from anprompt.errors import UserError
-from anprompt.methods.base import Method
+from anprompt.methods.base import Gather, Method
 from anprompt.process_group import Team
 from anprompt.train_state import FILE, TrainLog, load_state
 
 
-def split_batches(team: Team, method: Method, count: int) -> float:
+def split_batches(team: Team, method: Method, count: int) -> tuple[float, dict[str, Gather]]:
     """Let a method's loss take this process's slice of batches of `count` pictures.
 
     Returns:
-        The slice's share of the batch, 0..1.
+        The slice's share of the batch, 0..1, and what the method's loss takes besides.
 
     Raises:
         UserError: the method's loss is not known to allow it, or there are fewer pictures than processes.
@@ -43,9 +44,9 @@ def split_batches(team: Team, method: Method, count: int) -> float:
             f"A batch of {count} can't be split over {team.size} processes; use --batch-size {team.size} or more, "
             "or fewer processes."
         )
-    method.whole = functools.partial(team.whole, count=count)
     start, stop = team.bounds(count)
-    return (stop - start) / count
+    gathers = "gather" in inspect.signature(method.loss).parameters
+    return (stop - start) / count, {"gather": functools.partial(team.whole, count=count)} if gathers else {}
 
 
 def load_state_of_first(

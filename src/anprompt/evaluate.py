@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anprompt.compute import autocast
 from anprompt.memory import in_halves
-from anprompt.methods.base import Classifier
+from anprompt.methods.classifier import Classifier
 from anprompt.process_group import Team
 
 

@@ -30,7 +30,8 @@ from anprompt._version import __version__
 from anprompt.data.crop import centre_view
 from anprompt.errors import UserError
 from anprompt.files import atomic_write, check_output, first_line, package_versions, write_json
-from anprompt.methods.base import Classifier, Method, finite
+from anprompt.methods.base import Method
+from anprompt.methods.classifier import Classifier, finite
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = ("logits", "probabilities", "features")
@@ -82,7 +83,7 @@ class Portable(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, S, S] -> logits [N, C], probabilities [N, C], features [N, E]."""
-        vision = self.method.look((pixels - self.mean) / self.std)
+        vision = self.method.image_state((pixels - self.mean) / self.std, self.method.reads)
         scaled = self.method.logits(vision, {"text": self.unit_vectors}, self.head).float()
         logits = scaled @ self.text.T / self.temperature
         return logits, logits.softmax(dim=-1), scaled / self.scale

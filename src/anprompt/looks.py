@@ -66,7 +66,7 @@ class Looks:
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()  # or the copy would wait
         with autocast(self.device, self.precision):
-            vision = self.method.see(pixels.to(self.device, self.method.backbone.dtype, non_blocking=True))
+            vision = self.method.image_state(pixels.to(self.device, self.method.backbone.dtype, non_blocking=True))
         return dataclasses.replace(vision, trunk=vision.trunk.to(torch.bfloat16)) if self.rounded else vision
 
     def flush(self) -> None:
@@ -81,7 +81,7 @@ def space_of(method: Method, precision: str, trunk_precision: str) -> dict[str, 
     The device and torch's version are part of it, so that training from the bank is bit-equal to training
     without it.
     """
-    owner = next(kind for kind in type(method).__mro__ if "see" in vars(kind))
+    owner = next(kind for kind in type(method).__mro__ if "image_state" in vars(kind))
     sees = (
         "trunk" if owner is Method else f"{owner.__module__}.{owner.__qualname__} {method.config.to_dict()}"
     )

@@ -41,7 +41,8 @@ from anprompt.data.sources import open_dataset
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
-from anprompt.methods.base import Classifier, Method
+from anprompt.methods.base import Method
+from anprompt.methods.classifier import Classifier
 from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, targets
 from anprompt.train import TrainConfig
 from anprompt.tuning import plan, run, score

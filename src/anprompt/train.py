@@ -24,7 +24,7 @@ from anprompt.distributed import load_state_of_first, split_batches
 from anprompt.errors import UserError, choices
 from anprompt.looks import Looks, TrainViews
 from anprompt.memory import LessMemory
-from anprompt.methods.base import Method, MethodConfig, itself
+from anprompt.methods.base import Gather, Method, MethodConfig
 from anprompt.process_group import Team
 from anprompt.train_state import NonFiniteLoss, TrainLog, Watch, check_space, load_state, run_key, save_state
 
@@ -191,6 +191,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.memory = LessMemory()
         self.team, self.share = team, 1.0
+        self.across: dict[str, Gather] = {}  # what a loss on a slice of a batch gathers with
         self.failure: NonFiniteLoss | None = None
         self.log = TrainLog()
 
@@ -216,7 +217,7 @@ class Run:
     def _meet(self, team: Team) -> None:
         """All processes at one state of one run, and this one's share of every batch known."""
         count = min(self.config.batch_size, len(self.views))
-        self.share = split_batches(team, self.method, count)
+        self.share, self.across = split_batches(team, self.method, count)
         team.agree(
             self.key, "The processes of this run see different data or models; give all of them the same files."
         )
@@ -261,7 +262,7 @@ class Run:
     def _backward(self, vision: Any, batch: Tensor, step: int) -> dict[str, Tensor]:
         """Gradients, times this process's share of the batch, and the loss with its parts."""
         with autocast(self.device, self.config.precision):
-            parts = self.method.loss(vision, self.labels[batch], self.classes, step)
+            parts = self.method.loss(vision, self.labels[batch], self.classes, step, **self.across)
         total = torch.stack([part.float() for part in parts.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total if self.team is None else total * self.share).backward()
@@ -370,7 +371,6 @@ def _train(runs: Sequence[Run], bank: ViewBank | None) -> list[TrainLog]:
             active = [(run, steps) for run, steps in active if run.advance(steps)]
     for run in runs:
         run.method.eval()
-        run.method.whole = itself
     for run in runs:
         if run.failure:
             raise run.failure

@@ -38,23 +38,8 @@ def worded(method: Method, rows: Sequence[Words], head: str = "auto") -> tuple[C
     """
     names = [name for row in rows for name in row.names]
     sentences = [sentence for row in rows for sentence in row.sentences]
-    asked: list[bool] = []
-
-    def given(classnames: Sequence[str]) -> list[str]:
-        if list(classnames) != names:
-            raise UserError(f"Method {method.name!r} reads other classes than it was given.")
-        asked.append(True)
-        return sentences
-
-    known = method.descriptions
-    method.descriptions = {**known, **{k: list(v) for row in rows for k, v in row.descriptions.items()}}
-    # an attribute of this one object goes before its class's; taken away again, nothing has changed
-    method.__dict__["sentences"] = given
-    try:
-        return Classifier(method, names, head, words=names), bool(asked)
-    finally:
-        del method.__dict__["sentences"]
-        method.descriptions = known
+    about = {**method.descriptions, **{k: list(v) for row in rows for k, v in row.descriptions.items()}}
+    return Classifier(method, names, head, names, sentences, about), method.reads_template
 
 
 def shortened(backbone: Backbone, sentence: str, name: str) -> str:

@@ -52,7 +52,7 @@ def _anprompt_names(golden: Golden) -> ParameterMap:
 def _representation_outputs(method: Method, golden: Golden) -> tuple[Outputs, dict[str, Tensor]]:
     """What MMRL, MMRL++ and ANPrompt all give, and the loss parts."""
     assert isinstance(method, (MMRL, ANPrompt))
-    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
+    bank, vision = method.prepare(golden.classnames), method.image_state(golden.tensors["image"])
     state = method.encode_classes(bank)
     image, prototype = method.image_features(vision)
     outputs: Outputs = {
@@ -74,7 +74,7 @@ def _anprompt_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
 
 # --- the peers: names from the reader of official checkpoints, which is checked by this too ---------
 def _logits(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
-    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
+    bank, vision = method.prepare(golden.classnames), method.image_state(golden.tensors["image"])
     parts = method.loss(vision, golden.tensors["label"], bank)
     logits = method.logits(vision, method.encode_classes(bank))
     return {"logits": (logits, LOGITS)}, sum(parts.values())  # type: ignore[return-value]
@@ -83,7 +83,7 @@ def _logits(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
 def _promptsrc_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
     assert isinstance(method, PromptSRC)
     outputs, loss = _logits(method, golden)
-    bank, vision = method.prepare(golden.classnames), method.see(golden.tensors["image"])
+    bank, vision = method.prepare(golden.classnames), method.image_state(golden.tensors["image"])
     zero_shot = method.logit_scale * vision.frozen @ method.teacher(bank.classnames).T
     parts = method.loss(vision, golden.tensors["label"], bank)
     official = {

@@ -19,7 +19,8 @@ from anprompt.backbones.base import CAPABILITIES, Backbone
 from anprompt.errors import UserError, choices
 from anprompt.machine import align
 from anprompt.methods.anprompt import ANPrompt
-from anprompt.methods.base import Classifier, Head, Method, MethodConfig
+from anprompt.methods.base import Head, Method, MethodConfig
+from anprompt.methods.classifier import Classifier
 from anprompt.methods.cocoop import CoCoOp
 from anprompt.methods.coop import CoOp
 from anprompt.methods.maple import MaPLe

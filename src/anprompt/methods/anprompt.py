@@ -12,7 +12,6 @@ public version of the authors' code computed; it is what the golden tensors chec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.backbones.base import Backbone
 from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
 from anprompt.losses import cosine_alignment, wa_loss
-from anprompt.methods.base import Head, Method, MethodConfig, TextState, trunk_alone
+from anprompt.methods.base import Gather, Head, Method, MethodConfig, Parts, TextState, itself
 from anprompt.methods.layers import BlockLinear, SharedResidual, linear_init, prompted_blocks
 from anprompt.noise.text import noisy_sentences
 from anprompt.noise.weak_noise import noise_prompts, weak_noise_features
@@ -94,39 +92,33 @@ class ANPromptConfig(MethodConfig):
                 raise UserError(f"ANPrompt: {key} must lie in 0..1, not {getattr(self, key)}.")
 
 
-class ANPrompt(Method):
+class ANPrompt(Method[ANPromptConfig]):
     """ANPrompt on a frozen backbone."""
 
     name: ClassVar[str] = "anprompt"
     paper: ClassVar[str] = "arXiv 2508.04677"
     Config: ClassVar[type[MethodConfig]] = ANPromptConfig
+    reads: ClassVar[Parts] = "trunk"
     splits: ClassVar[bool] = True
 
-    def __init__(
-        self, backbone: Backbone, classnames: Sequence[str], config: ANPromptConfig, *, template: str,
-        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
-        )
-        dims, c = backbone.dims, config
+    def build(self, generator: torch.Generator) -> None:
+        dims, c = self.backbone.dims, self.config
         self.first_block, last = prompted_blocks(
             c.first_block, c.last_block, (dims.text_depth, dims.vision_depth)
         )
         blocks = last - self.first_block + 1
-        g = torch.Generator().manual_seed(seed)
         clustered = c.noise_tokens == "clustered"
         noise_width = dims.embed if clustered else c.token_width
-        self.tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=g))
-        self.text_tokens = BlockLinear(c.token_width, dims.text_width, blocks, g)
-        self.vision_tokens = SharedResidual(c.token_width, dims.vision_width, blocks, c.rank, g)
-        self.vision_noise = BlockLinear(noise_width, dims.vision_width, blocks, g)
+        self.tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=generator))
+        self.text_tokens = BlockLinear(c.token_width, dims.text_width, blocks, generator)
+        self.vision_tokens = SharedResidual(c.token_width, dims.vision_width, blocks, c.rank, generator)
+        self.vision_noise = BlockLinear(noise_width, dims.vision_width, blocks, generator)
         if clustered:
-            self.text_noise = BlockLinear(noise_width, dims.text_width, blocks, g)
+            self.text_noise = BlockLinear(noise_width, dims.text_width, blocks, generator)
             self.register_buffer("noise_prompts", torch.zeros(c.n_tokens, dims.embed))
         else:
-            self.second_tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=g))
-        self.projection_down = nn.Parameter(linear_init(dims.vision_width, c.projection_rank, g))
+            self.second_tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=generator))
+        self.projection_down = nn.Parameter(linear_init(dims.vision_width, c.projection_rank, generator))
         self.projection_up = nn.Parameter(torch.zeros(c.projection_rank, dims.embed))
         self._weak: Tensor | None = None
 
@@ -177,8 +169,6 @@ class ANPrompt(Method):
         return self.vision_tokens(self.tokens) + self.config.noise_scale * self.vision_noise(noise)
 
     # --- features -------------------------------------------------------------------------------
-    look = trunk_alone
-
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_prompts()), self.first_block)
         return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}
@@ -196,7 +186,9 @@ class ANPrompt(Method):
         outputs = self.backbone.post_norm(x[:, 1 : 1 + self.config.n_tokens])
         return (outputs @ projection.to(outputs.dtype)).mean(dim=1)
 
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(
+        self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0, gather: Gather = itself
+    ) -> dict[str, Tensor]:
         """`s CE(z) + (1-s) CE(z_rep) + lam (1-cos(f, f0)) + lam (1-cos(t, t0)) + WALoss`.
 
         The bank's draws take turns: step i uses draw i modulo draws.
@@ -212,7 +204,7 @@ class ANPrompt(Method):
             "ce_rep": (1 - c.head_weight) * F.cross_entropy(z_rep, labels),
             "sim_image": c.similarity_weight * cosine_alignment(image, vision.frozen),
             "sim_text": c.similarity_weight * cosine_alignment(text, bank.frozen),
-            "wa": c.wa_weight * wa_loss(z_weak, z, self.whole(z)),
+            "wa": c.wa_weight * wa_loss(z_weak, z, gather(z)),
         }
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:

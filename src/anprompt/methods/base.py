@@ -7,8 +7,9 @@ tensors (and fixed ones such as noise prompts) alone, so an adapter never contai
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +17,14 @@ from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone
 from anprompt.data.names import class_key, spoken
-from anprompt.errors import NotFinite, UserError, choices
+from anprompt.errors import UserError, choices
 from anprompt.prompting import ClassBank, Vision, class_bank, see
 
 Head = Literal["trained", "unseen"]
+Parts = Literal["both", "trunk", "frozen"]  # of an image state
+Descriptions = Mapping[str, Sequence[str]]  # sentences by class name
+Gather = Callable[[Tensor], Tensor]  # a slice's rows -> those of the whole batch, with gradients
+ConfigT = TypeVar("ConfigT", bound="MethodConfig")
 TextState = dict[str, Tensor]
 
 
@@ -70,26 +75,26 @@ def _typed(key: str, value: Any, default: Any) -> Any:
 
 
 def itself(rows: Tensor) -> Tensor:
-    """`Method.whole` in one process."""
+    """What `loss` gathers with in one process: the rows are all there are."""
     return rows
 
 
-class Method(nn.Module):
-    """Base class of all methods.
+class Method(nn.Module, ABC, Generic[ConfigT]):
+    """Base class of all methods: three abstract verbs, and `build` for the trained tensors.
 
     Attributes:
         first_block: number of the first prompted block in both towers; the trunk ends before it.
         needs: what the method can't do without, of `backbones.base.CAPABILITIES`; `build_method` refuses
             backbones that lack it.
+        reads: what `logits` needs of an image state: the trunk's activations, the frozen features, or both.
+        reads_template: whether sentences reach it; learned vectors in place of the template read names alone.
         engine: "shared" (exact sharing) or "plain" (whole sequences, what the parity tests compare with).
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
         labels: what the data called these classes, where they were given other names; else empty.
         temperature: divides the logits of the trained head in a `Classifier`; see `anprompt.calibrate`.
-        splits: whether the loss is a mean over the batch's pictures, or asks `whole` for what it takes of
+        splits: whether the loss is a mean over the batch's pictures, or asks `gather` for what it takes of
             all of them; only then may several processes share a batch (`anprompt.distributed`).
-        whole: a slice's rows -> those of the whole batch, with gradients; the rows themselves where the
-            slice is all there is.
     """
 
     name: ClassVar[str]
@@ -97,6 +102,8 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     needs: ClassVar[tuple[str, ...]] = ()
     splits: ClassVar[bool] = False
+    reads: ClassVar[Parts] = "both"
+    reads_template: ClassVar[bool] = True
 
     backbone: Backbone
     first_block: int
@@ -104,13 +111,13 @@ class Method(nn.Module):
     engine: str = "shared"
     temperature: float = 1.0
     labels: tuple[str, ...] = ()
-    whole: Callable[[Tensor], Tensor]
+    config: ConfigT
 
     def __init__(
         self,
         backbone: Backbone,
         classnames: Sequence[str],
-        config: MethodConfig,
+        config: ConfigT,
         *,
         template: str,
         descriptions: Mapping[str, Sequence[str]] | None = None,
@@ -119,12 +126,16 @@ class Method(nn.Module):
         super().__init__()
         # Not a submodule on purpose: the frozen encoder must not appear in parameters or adapters.
         object.__setattr__(self, "backbone", backbone)
-        self.config: Any = config
+        self.config = config
         self.template = template
         self.trained_classnames = tuple(classnames)
         self.descriptions = dict(descriptions or {})
         self.seed = seed
-        self.whole = itself
+        self.first_block = 1
+        self.build(torch.Generator().manual_seed(seed))
+
+    def build(self, generator: torch.Generator) -> None:
+        """Make the trained tensors, drawn from the generator, and set `first_block` where it is not 1."""
 
     def start(self) -> None:
         """Compute fixed tensors from the training classes; called once for a fresh method, never on load."""
@@ -133,15 +144,16 @@ class Method(nn.Module):
         """The clean sentence per class, with the name as it is read out (`names.spoken`)."""
         return [self.template.format(spoken(name)) for name in classnames]
 
-    def described(self, name: str) -> list[str]:
-        """The descriptions of a class.
+    def described(self, name: str, descriptions: Descriptions | None = None) -> list[str]:
+        """The descriptions of a class, of the method's own or of those given.
 
         Raises:
             UserError: it has none.
         """
-        about = self.descriptions.get(name)
+        told = self.descriptions if descriptions is None else descriptions
+        about = told.get(name)
         if not about:
-            by_key = {class_key(known): lines for known, lines in self.descriptions.items()}
+            by_key = {class_key(known): lines for known, lines in told.items()}
             about = by_key.get(class_key(name))
         if not about:
             raise UserError(
@@ -159,30 +171,56 @@ class Method(nn.Module):
         """tau: the config's `logit_scale` where the recipe fixes one, else the backbone's own."""
         return getattr(self.config, "logit_scale", 0.0) or self.backbone.logit_scale
 
-    def prepare(self, classnames: Sequence[str]) -> ClassBank:
-        """Constants of a class list (no gradient); reuse them as long as the list stays."""
-        return class_bank(self.backbone, classnames, self.sentences(classnames), self.first_block)
+    def prepare(
+        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
+    ) -> ClassBank:
+        """Constants of a class list (no gradient); reuse them as long as the list stays.
 
-    def see(self, pixels: Tensor) -> Vision:
-        """Constants of a batch of normalised pictures [B, 3, H, W] (no gradient)."""
-        return see(self.backbone, pixels, self.first_block)
+        Args:
+            sentences: one per class in place of the method's template, for methods that read one.
+            descriptions: sentences by class name in place of the method's own, likewise.
+        """
+        chosen = self.sentences(classnames) if sentences is None else list(sentences)
+        return class_bank(self.backbone, classnames, chosen, self.first_block)
 
-    def look(self, pixels: Tensor) -> Vision:
-        """What `logits` needs of a batch; less than `see` where logits do not read all of it (`trunk_alone`,
-        `frozen_alone`)."""
-        return self.see(pixels)
+    def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
+        """Constants of a batch of normalised images [B, 3, H, W] (no gradient): activations that enter the first
+        prompted block [B, N, D_v], and unit frozen features [B, E].
 
+        Args:
+            parts: what is needed of them; the other one may come empty. Losses need "both", logits `reads`.
+        """
+        state = see(self.backbone, pixels, self.first_block, frozen=parts != "trunk")
+        if parts == "frozen":
+            return Vision(state.trunk.new_zeros(len(pixels), 0), state.frozen)
+        return state
+
+    @abstractmethod
     def encode_classes(self, bank: ClassBank) -> TextState:
         """Text features that depend on trained tensors; {"text": unit [C, E], ...}."""
-        raise UserError(f"Method {self.name!r} does not encode classes.")
 
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
-        """Named, already weighted parts; the training loss is their sum. `labels` are [B] in 0..C-1."""
+        """Named, already weighted parts; the training loss is their sum. `labels` are [B] in 0..C-1.
+
+        A loss that takes something of the whole batch has one more argument, `gather`: a slice's rows -> the batch's.
+
+        Raises:
+            UserError: the method has nothing to train.
+        """
         raise UserError(f"Method {self.name!r} has nothing to train; use it with 'eval' or 'predict'.")
 
+    @abstractmethod
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         """Scaled logits [B, C] in fp32."""
-        raise UserError(f"Method {self.name!r} gives no logits.")
+
+    def forward(self, pixels: Tensor, classnames: Sequence[str] | None = None, head: Head = "unseen") -> Tensor:
+        """Normalised images [B, 3, H, W] -> scaled logits [B, C], with gradients to the trained tensors.
+
+        `Classifier` encodes a class list once for many batches; this does it at every call.
+        """
+        names = self.trained_classnames if classnames is None else classnames
+        text = self.encode_classes(self.prepare(names))
+        return self.logits(self.image_state(pixels, self.reads), text, head)
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called when epoch `epoch` (from 0) of `epochs` is done, e.g. to average prompts."""
@@ -190,76 +228,3 @@ class Method(nn.Module):
     def trained_parameters(self) -> int:
         """Number of trained scalars."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-
-def trunk_alone(method: Method, pixels: Tensor) -> Vision:
-    """A `look` for methods whose logits do not read the frozen features."""
-    return see(method.backbone, pixels, method.first_block, frozen=False)
-
-
-def frozen_alone(method: Method, pixels: Tensor) -> Vision:
-    """A `look` for methods whose logits read the frozen features and nothing else."""
-    seen = method.see(pixels)
-    return Vision(seen.trunk.new_zeros(seen.trunk.shape[0], 0), seen.frozen)
-
-
-def finite(values: Tensor, method: Method) -> Tensor:
-    """The values themselves, logits or features of a method.
-
-    Raises:
-        NotFinite: NaN or Inf among them, which would turn into an answer without a word.
-    """
-    if not bool(torch.isfinite(values).all()):
-        kept = str(method.backbone.dtype).removeprefix("torch.")
-        remedy = "train again, or use another adapter" if kept == "float32" else "use --precision fp32"
-        raise NotFinite(
-            f"The answers of {method.preset or method.name!r} on {method.backbone.id!r} ({kept}) are not finite numbers; "
-            f"its tensors, its temperature or the backbone's weights can't be right: {remedy}."
-        )
-    return values
-
-
-class Classifier:
-    """A method at one moment with one class list: text features are computed once, at construction.
-
-    Holding them here, and not in the method, is what keeps them from going stale when training goes on.
-
-    Args:
-        head: "trained", "unseen", or "auto": the trained head if and only if every class of the list
-            was trained on. What was chosen stands in `.head`.
-        words: what stands for the classes in sentences; None: their names, and for classes that were
-            trained on the names they were trained under, so that "Apple" answers as "apple" does.
-
-    Attributes:
-        classnames: the class list as it was given.
-    """
-
-    def __init__(
-        self, method: Method, classnames: Sequence[str] | None = None, head: str = "auto",
-        words: Sequence[str] | None = None,
-    ) -> None:  # fmt: skip
-        if head not in ("auto", "trained", "unseen"):
-            raise choices("head", head, ["auto", "trained", "unseen"])
-        names = tuple(classnames) if classnames is not None else method.trained_classnames
-        if not names:
-            raise UserError("The class list is empty; give at least one class name.")
-        trained = method.names_by_key()
-        keys = [class_key(name) for name in names]
-        if head == "auto":
-            head = "trained" if all(key in trained for key in keys) else "unseen"
-        if words is None:
-            exact = set(method.trained_classnames)
-            words = [name if name in exact else trained.get(key, name) for name, key in zip(names, keys)]
-        self.method, self.classnames = method, names
-        self.head: Head = head  # type: ignore[assignment]
-        self.temperature = method.temperature if head == "trained" else 1.0  # fitted on that head alone
-        with torch.no_grad():
-            self.text = method.encode_classes(method.prepare(words))
-
-    @torch.no_grad()
-    def logits(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] normalised pixels -> scaled logits [B, C] in fp32."""
-        method = self.method
-        pixels = pixels.to(method.backbone.device, method.backbone.dtype)
-        logits = method.logits(method.look(pixels), self.text, self.head).float() / self.temperature
-        return finite(logits, method)

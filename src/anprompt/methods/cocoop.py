@@ -9,7 +9,7 @@ of all classes through the text encoder. That is the method's price, in training
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.backbones.base import Backbone, Tokens
+from anprompt.backbones.base import Tokens
 from anprompt.errors import UserError
-from anprompt.methods.base import Head, Method, MethodConfig, TextState, frozen_alone
+from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
     ContextBank,
     context_bank,
@@ -51,31 +51,29 @@ class CoCoOpConfig(MethodConfig):
             raise UserError(f"CoCoOp: reduction must be at least 1, not {self.reduction}.")
 
 
-class CoCoOp(Method):
+class CoCoOp(Method[CoCoOpConfig]):
     """CoCoOp on a frozen backbone."""
 
     name: ClassVar[str] = "cocoop"
     paper: ClassVar[str] = "arXiv 2203.05557"
     Config: ClassVar[type[MethodConfig]] = CoCoOpConfig
+    reads: ClassVar[Parts] = "frozen"
+    reads_template: ClassVar[bool] = False
     splits: ClassVar[bool] = True
 
-    def __init__(
-        self, backbone: Backbone, classnames: Sequence[str], config: CoCoOpConfig, *, template: str,
-        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
-        )
+    def build(self, generator: torch.Generator) -> None:
         self.first_block = 1
-        dims, g = backbone.dims, torch.Generator().manual_seed(seed)
-        self.words = context_words(backbone, config.context_init, config.n_context)
-        self.context = nn.Parameter(context_start(backbone, config.context_init, config.n_context, g))
-        hidden = max(1, dims.embed // config.reduction)
+        dims = self.backbone.dims
+        self.words = context_words(self.backbone, self.config.context_init, self.config.n_context)
+        self.context = nn.Parameter(context_start(self.backbone, self.config.context_init, self.config.n_context, generator))
+        hidden = max(1, dims.embed // self.config.reduction)
         self.meta_net = nn.Sequential(
-            linear(dims.embed, hidden, g), nn.ReLU(), linear(hidden, dims.text_width, g)
+            linear(dims.embed, hidden, generator), nn.ReLU(), linear(hidden, dims.text_width, generator)
         )
 
-    def prepare(self, classnames: Sequence[str]) -> ContextBank:
+    def prepare(
+        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
+    ) -> ContextBank:
         """Sentences "c_1 .. c_n NAME.", before the vectors are filled in."""
         return context_bank(self.backbone, classnames, self.words, len(self.context))
 
@@ -99,8 +97,6 @@ class CoCoOp(Method):
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
-
-    look = frozen_alone
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t(f)`: each picture against text features of its own."""

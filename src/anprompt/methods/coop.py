@@ -8,7 +8,7 @@ The vectors c replace the words before the class name: one set for all classes, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError, choices
-from anprompt.methods.base import Head, Method, MethodConfig, TextState, frozen_alone
+from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
     POSITIONS,
     ContextBank,
@@ -51,29 +50,26 @@ class CoOpConfig(MethodConfig):
             raise choices("class_position", self.class_position, POSITIONS)
 
 
-class CoOp(Method):
+class CoOp(Method[CoOpConfig]):
     """CoOp on a frozen backbone."""
 
     name: ClassVar[str] = "coop"
     paper: ClassVar[str] = "arXiv 2109.01134"
     Config: ClassVar[type[MethodConfig]] = CoOpConfig
+    reads: ClassVar[Parts] = "frozen"
+    reads_template: ClassVar[bool] = False
     splits: ClassVar[bool] = True
 
-    def __init__(
-        self, backbone: Backbone, classnames: Sequence[str], config: CoOpConfig, *, template: str,
-        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
-        )
+    def build(self, generator: torch.Generator) -> None:
         self.first_block = 1
-        self.words = context_words(backbone, config.context_init, config.n_context)
-        g = torch.Generator().manual_seed(seed)
-        sets = len(self.trained_classnames) if config.class_specific else 1
-        start = [context_start(backbone, config.context_init, config.n_context, g) for _ in range(sets)]
-        self.context = nn.Parameter(torch.stack(start) if config.class_specific else start[0])
+        self.words = context_words(self.backbone, self.config.context_init, self.config.n_context)
+        sets = len(self.trained_classnames) if self.config.class_specific else 1
+        start = [context_start(self.backbone, self.config.context_init, self.config.n_context, generator) for _ in range(sets)]
+        self.context = nn.Parameter(torch.stack(start) if self.config.class_specific else start[0])
 
-    def prepare(self, classnames: Sequence[str]) -> ContextBank:
+    def prepare(
+        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
+    ) -> ContextBank:
         """Sentences "c_1 .. c_n NAME.", before the vectors are filled in."""
         count = self.context.shape[-2]
         return context_bank(self.backbone, classnames, self.words, count, self.config.class_position)
@@ -98,8 +94,6 @@ class CoOp(Method):
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
-
-    look = frozen_alone
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t`, the same for all classes: f is the frozen image feature."""

@@ -9,7 +9,7 @@ the two encoders. The first ones take the place of the first n words of "a photo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError
-from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
     ContextBank,
     DeepContext,
@@ -54,36 +53,35 @@ class MaPLeConfig(MethodConfig):
             raise UserError(f"MaPLe: n_context must be at least 1, not {self.n_context}.")
 
 
-class MaPLe(Method):
+class MaPLe(Method[MaPLeConfig]):
     """MaPLe on a frozen backbone."""
 
     name: ClassVar[str] = "maple"
     paper: ClassVar[str] = "arXiv 2210.03117"
     Config: ClassVar[type[MethodConfig]] = MaPLeConfig
+    reads: ClassVar[Parts] = "trunk"
+    reads_template: ClassVar[bool] = False
     splits: ClassVar[bool] = True
 
-    def __init__(
-        self, backbone: Backbone, classnames: Sequence[str], config: MaPLeConfig, *, template: str,
-        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
-        )
+    def build(self, generator: torch.Generator) -> None:
         self.first_block = 1
-        dims, g = backbone.dims, torch.Generator().manual_seed(seed)
-        depth = prompt_depth(config.depth, (dims.text_depth, dims.vision_depth))
-        self.words = context_words(backbone, config.context_init, config.n_context)
-        first = context_start(backbone, config.context_init, config.n_context, g)
-        deeper = 0.02 * torch.randn(depth - 1, config.n_context, dims.text_width, generator=g)
+        dims = self.backbone.dims
+        depth = prompt_depth(self.config.depth, (dims.text_depth, dims.vision_depth))
+        self.words = context_words(self.backbone, self.config.context_init, self.config.n_context)
+        first = context_start(self.backbone, self.config.context_init, self.config.n_context, generator)
+        deeper = 0.02 * torch.randn(depth - 1, self.config.n_context, dims.text_width, generator=generator)
         # One tensor for all blocks: lists of parameters get lost when a module is copied to devices.
         self.text_prompts = nn.Parameter(torch.cat([first[None].cpu(), deeper]))
-        self.to_vision = BlockLinear(dims.text_width, dims.vision_width, depth, g, starts=2)
+        self.to_vision = BlockLinear(dims.text_width, dims.vision_width, depth, generator, starts=2)
 
-    def prepare(self, classnames: Sequence[str]) -> ContextBank:
+    def prepare(
+        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
+    ) -> ContextBank:
         """Sentences "a photo of a NAME.", before the vectors are filled in."""
         return context_bank(self.backbone, classnames, self.words, self.config.n_context)
 
-    def see(self, pixels: Tensor) -> Vision:
+    def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
+        """Patch embeddings [B, P + 1, D_v]: prompts enter at block 1, and no loss reads frozen features."""
         return see_embedding(self.backbone, pixels, frozen=False)
 
     def encode_classes(self, bank: ClassBank) -> TextState:

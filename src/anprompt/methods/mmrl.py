@@ -11,7 +11,6 @@ what is special to the task may go to the tokens' outputs, whose head unseen cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError
 from anprompt.losses import cosine_alignment
-from anprompt.methods.base import Head, Method, MethodConfig, TextState, trunk_alone
+from anprompt.methods.base import Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.layers import BlockLinear, prompted_blocks
 from anprompt.prompting import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
 
@@ -56,30 +54,24 @@ class MMRLConfig(MethodConfig):
             raise UserError(f"MMRL: head_weight must lie in 0..1, not {self.head_weight}.")
 
 
-class MMRL(Method):
+class MMRL(Method[MMRLConfig]):
     """MMRL on a frozen backbone."""
 
     name: ClassVar[str] = "mmrl"
     paper: ClassVar[str] = "arXiv 2503.08497"
     Config: ClassVar[type[MethodConfig]] = MMRLConfig
+    reads: ClassVar[Parts] = "trunk"
     splits: ClassVar[bool] = True
     text_tokens: nn.Module
     vision_tokens: nn.Module
     beta: float = 1.0  # later blocks get their own tokens alone
 
-    def __init__(
-        self, backbone: Backbone, classnames: Sequence[str], config: MMRLConfig, *, template: str,
-        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
-        )
-        dims, c = backbone.dims, config
+    def build(self, generator: torch.Generator) -> None:
+        dims, c = self.backbone.dims, self.config
         depths = (dims.text_depth, dims.vision_depth)
         self.first_block, last = prompted_blocks(c.first_block, c.last_block, depths)
-        g = torch.Generator().manual_seed(seed)
-        self.tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=g))
-        self.add_projections(last - self.first_block + 1, g)
+        self.tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=generator))
+        self.add_projections(last - self.first_block + 1, generator)
 
     def add_projections(self, blocks: int, g: torch.Generator) -> None:
         """Trained maps from R into both towers, and from the vision tower into the joint space."""
@@ -93,8 +85,6 @@ class MMRL(Method):
         return self.projection
 
     # --- features -------------------------------------------------------------------------------
-    look = trunk_alone
-
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_tokens(self.tokens)), self.first_block, self.beta)
         return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}

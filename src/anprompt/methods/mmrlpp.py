@@ -51,6 +51,7 @@ class MMRLpp(MMRL):
     name: ClassVar[str] = "mmrlpp"
     paper: ClassVar[str] = "arXiv 2505.10088"
     Config: ClassVar[type[MethodConfig]] = MMRLppConfig
+    config: MMRLppConfig
 
     def add_projections(self, blocks: int, g: torch.Generator) -> None:
         dims, c = self.backbone.dims, self.config

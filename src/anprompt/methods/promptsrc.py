@@ -9,7 +9,7 @@ the epochs with Gaussian weights; a text teacher that is the mean over many temp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.backbones.base import Backbone
 from anprompt.data.names import spoken
 from anprompt.errors import UserError
 from anprompt.losses import feature_l1, logit_kl
-from anprompt.methods.base import Head, Method, MethodConfig, TextState
+from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
     ContextBank,
     DeepContext,
@@ -71,32 +70,28 @@ class PromptSRCConfig(MethodConfig):
             raise UserError(f"PromptSRC: teacher_templates can't be negative ({self.teacher_templates}).")
 
 
-class PromptSRC(Method):
+class PromptSRC(Method[PromptSRCConfig]):
     """PromptSRC on a frozen backbone."""
 
     name: ClassVar[str] = "promptsrc"
     paper: ClassVar[str] = "arXiv 2307.06948"
     Config: ClassVar[type[MethodConfig]] = PromptSRCConfig
+    reads: ClassVar[Parts] = "trunk"
+    reads_template: ClassVar[bool] = False
     splits: ClassVar[bool] = True
     text_average: Tensor
     vision_average: Tensor
 
-    def __init__(
-        self, backbone: Backbone, classnames: Sequence[str], config: PromptSRCConfig, *, template: str,
-        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
-        )
+    def build(self, generator: torch.Generator) -> None:
         self.first_block = 1
-        dims, c, g = backbone.dims, config, torch.Generator().manual_seed(seed)
+        dims, c, generator = self.backbone.dims, self.config, generator
         depth = prompt_depth(c.depth, (dims.text_depth, dims.vision_depth))
-        self.words = context_words(backbone, c.context_init, c.n_text)
-        first = context_start(backbone, c.context_init, c.n_text, g)
-        deeper = 0.02 * torch.randn(depth - 1, c.n_text, dims.text_width, generator=g)
+        self.words = context_words(self.backbone, c.context_init, c.n_text)
+        first = context_start(self.backbone, c.context_init, c.n_text, generator)
+        deeper = 0.02 * torch.randn(depth - 1, c.n_text, dims.text_width, generator=generator)
         self.text_prompts = nn.Parameter(torch.cat([first[None].cpu(), deeper]))
         self.vision_prompts = nn.Parameter(
-            0.02 * torch.randn(depth, c.n_vision, dims.vision_width, generator=g)
+            0.02 * torch.randn(depth, c.n_vision, dims.vision_width, generator=generator)
         )
         # Sums so far; buffers, so that an interrupted run goes on with them.
         self.register_buffer("text_average", torch.zeros_like(self.text_prompts))
@@ -104,15 +99,15 @@ class PromptSRC(Method):
         self._teacher: tuple[tuple[str, ...], Tensor] | None = None
 
     # --- features -------------------------------------------------------------------------------
-    def prepare(self, classnames: Sequence[str]) -> ContextBank:
+    def prepare(
+        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
+    ) -> ContextBank:
         """Sentences "a photo of a NAME.", before the vectors are filled in."""
         return context_bank(self.backbone, classnames, self.words, self.config.n_text)
 
-    def see(self, pixels: Tensor) -> Vision:
-        return see_embedding(self.backbone, pixels, frozen=True)
-
-    def look(self, pixels: Tensor) -> Vision:
-        return see_embedding(self.backbone, pixels, frozen=False)
+    def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
+        """Patch embeddings [B, P + 1, D_v], as prompts enter at block 1, and the teacher's features [B, E]."""
+        return see_embedding(self.backbone, pixels, frozen=parts != "trunk")
 
     def encode_classes(self, bank: ClassBank) -> TextState:
         assert isinstance(bank, ContextBank)

@@ -7,16 +7,15 @@ vision  [CLS, patches]         stock CLIP
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from anprompt.backbones.base import Backbone
 from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
-from anprompt.methods.base import Head, Method, MethodConfig, TextState, frozen_alone
+from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.prompting import ClassBank, Vision, ensemble_features
 from anprompt.templates import IMAGENET_TEMPLATES
 
@@ -44,28 +43,25 @@ class ZeroShotConfig(MethodConfig):
                 raise UserError(f"Template {template!r} of the ensemble needs '{{}}' for the class name.")
 
 
-class ZeroShot(Method):
+class ZeroShot(Method[ZeroShotConfig]):
     """The frozen backbone as a classifier; the yardstick of every table."""
 
     name: ClassVar[str] = "zeroshot"
     paper: ClassVar[str] = "arXiv 2103.00020"
     Config: ClassVar[type[MethodConfig]] = ZeroShotConfig
+    reads: ClassVar[Parts] = "frozen"
 
-    def __init__(
-        self, backbone: Backbone, classnames: Sequence[str], config: ZeroShotConfig, *, template: str,
-        descriptions: Mapping[str, Sequence[str]] | None = None, seed: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            backbone, classnames, config, template=template, descriptions=descriptions, seed=seed
-        )
-        self.first_block = 1
-
-    def prepare(self, classnames: Sequence[str]) -> ClassBank:
-        bank = super().prepare(classnames)
+    def prepare(
+        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
+    ) -> ClassBank:
+        bank = super().prepare(classnames, sentences)
         if self.config.sentences == "template":
             return bank
-        about = self.described if self.config.sentences == "descriptions" else self.in_templates
-        features = ensemble_features(self.backbone, [about(name) for name in classnames])
+        if self.config.sentences == "descriptions":
+            lines = [self.described(name, descriptions) for name in classnames]
+        else:
+            lines = [self.in_templates(name) for name in classnames]
+        features = ensemble_features(self.backbone, lines)
         return dataclasses.replace(bank, frozen=features)
 
     def in_templates(self, name: str) -> list[str]:
@@ -75,8 +71,6 @@ class ZeroShot(Method):
 
     def encode_classes(self, bank: ClassBank) -> TextState:
         return {"text": bank.frozen}
-
-    look = frozen_alone
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         return self.logit_scale * vision.frozen @ text["text"].T

@@ -1,6 +1,6 @@
 """Measuring a trained method on parts of data sets, clean and under conditions, at no more cost than needed.
 
-- What the frozen encoder says of a picture (`method.look`) is the same for every method that looks at it in
+- What the frozen encoder says of a picture (`Method.image_state`) is the same for every method that looks at it in
   the same way, so it is kept for the next one within the lab's budget.
 - Conditions of words leave the pictures as they are. All of them are asked at once: the class lists stand
   one behind the other as one long list, the pictures pass once, and the logits are cut apart again.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from anprompt.evaluate import Metrics, calibration_error, metrics
 from anprompt.experiments.protocols import Part
 from anprompt.files import read_json, write_text
 from anprompt.methods import Classifier, Method
-from anprompt.methods.base import finite, frozen_alone, trunk_alone
+from anprompt.methods.classifier import finite
 from anprompt.prompting import Vision
 from anprompt.protocols.lab import Lab
 from anprompt.protocols.pictures import Pictures
@@ -132,14 +132,14 @@ class Measurement:
         """What the method sees of the pictures, a batch at a time."""
         backbone = self.method.backbone
         noise = condition if condition and condition.kind == "image" else None
-        key = backbone.weight_hash, self.spec.root, part.which, noise, self.spec.precision, way(self.method)
+        key = backbone.weight_hash, self.spec.root, part.which, noise, self.spec.precision, state_key(self.method)
         kept = isinstance(views, Pictures)
         for number, indices in enumerate(torch.arange(len(views)).split(BATCHES.get(backbone.device.type, BATCH))):
             seen = self.lab.shelf.get(part.source, (*key, number)) if kept else None
             if seen is None:
                 pixels = views.eval_batch(indices).to(backbone.device, backbone.dtype)
                 with torch.no_grad(), autocast(backbone.device, self.spec.precision):
-                    seen = self.method.look(pixels)
+                    seen = self.method.image_state(pixels, self.method.reads)
                 if kept:
                     size = sum(t.numel() * t.element_size() for t in (seen.trunk, seen.frozen))
                     self.lab.shelf.put(part.source, (*key, number), seen, size)
@@ -223,12 +223,11 @@ def metrics_entry(metrics: Metrics, domains: Iterable[str] = ()) -> dict[str, An
     return entry
 
 
-def way(method: Method) -> tuple[Any, ...]:
-    """How a method looks at pictures; two with the same way see the same of them."""
-    look: Callable[..., Any] = type(method).look
-    usual = type(method).see is Method.see and look in (Method.look, trunk_alone, frozen_alone)
+def state_key(method: Method) -> tuple[Any, ...]:
+    """What decides the image states of a method besides the images; two with the same key share them."""
+    usual = type(method).image_state is Method.image_state
     own = () if usual else (type(method), json.dumps(method.config.to_dict(), sort_keys=True))
-    return (look, method.first_block, method.engine, *own)
+    return (method.reads, method.first_block, method.engine, *own)
 
 
 def _key(condition: Condition | None, part: str) -> str:

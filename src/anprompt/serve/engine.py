@@ -14,7 +14,8 @@ from torch import Tensor
 from anprompt.compute import threads_for
 from anprompt.errors import UserError
 from anprompt.methods import build_method
-from anprompt.methods.base import Classifier, Head, Method, finite
+from anprompt.methods.base import Head, Method
+from anprompt.methods.classifier import Classifier, finite
 from anprompt.predict import pixels_of
 from anprompt.prompting import Vision
 
@@ -94,8 +95,8 @@ class Engine:
             pixels = pixels_of([task.view for task in tasks], self.backbone)
             pixels = pixels.to(self.backbone.device, self.backbone.dtype)
             # Plain CLIP reads the frozen features; most methods alone do not.
-            look = self.method.see if any(task.zeroshot for task in tasks) else self.method.look
-            vision = look(pixels)
+            parts = "both" if any(task.zeroshot for task in tasks) else self.method.reads
+            vision = self.method.image_state(pixels, parts)
             results: list[Scores | Exception] = [UserError("")] * len(tasks)
             for names in dict.fromkeys(task.names for task in tasks):
                 rows = [index for index, task in enumerate(tasks) if task.names == names]
