@@ -89,7 +89,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     # Few runs that cover all of the above:
     "combined-1": Environment(
         {**threads(2), **ASCII, **TERMINAL, ONEDNN: "off", "ATEN_CPU_CAPABILITY": "avx2", "TMPDIR": "{tmp}"},
-        arguments=RANDOM, copied=True,
+        copied=True,
     ),
     "combined-2": Environment(
         {**threads(4), ONEDNN: "on", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -105,7 +105,7 @@ def impossible(environment: Environment, python: str) -> str:
         return "needs root"
     if "randomly" in environment.arguments:
         known = subprocess.run([python, "-c", "import pytest_randomly"], capture_output=True).returncode == 0
-        return "" if known else "needs pytest-randomly"
+        return "" if known else "needs pytest-randomly (pip install --target FOLDER, PYTHONPATH=FOLDER)"
     return ""
 
 
@@ -126,7 +126,8 @@ def checkout_copy(folder: Path) -> Path:
 
 def variables(environment: Environment, root: Path, tmp: Path) -> dict[str, str]:
     """The process's environment: one thread as `make test` has it, then what this one sets."""
-    found = {**os.environ, **threads(1), "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(root / "src")}
+    found = {**os.environ, **threads(1), "TOKENIZERS_PARALLELISM": "false"}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root / "src"), os.environ.get("PYTHONPATH")]))
     found.pop(ONEDNN, None)
     found |= {name: value.replace("{tmp}", str(tmp)) for name, value in environment.set.items()}
     return {name: value for name, value in found.items() if name not in environment.unset}
@@ -143,7 +144,7 @@ def measured(name: str, tests: list[str], python: str, options: list[str], limit
         tmp.chmod(0o777)
         root = checkout_copy(tmp) if environment.copied else ROOT
         order = () if "randomly" in environment.arguments else ("-p", "no:randomly")
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *order, *environment.arguments, *options, *tests]
+        command = [python, "-m", "pytest", "-p", "no:cacheprovider", *order, *environment.arguments, *options, *tests]
         started = time.perf_counter()
         try:
             done = subprocess.run(
@@ -154,7 +155,7 @@ def measured(name: str, tests: list[str], python: str, options: list[str], limit
         except subprocess.TimeoutExpired:
             output, code = "", -1
         seconds = time.perf_counter() - started
-    counts = {word: int(number) for number, word in COUNT.findall(output[output.rfind("\n", 0, -1) :])}
+    counts = {word: int(number) for number, word in COUNT.findall("\n".join(output.splitlines()[-3:]))}
     return {
         "passed": counts.get("passed", 0), "failed": counts.get("failed", 0) + counts.get("error", 0),
         "skipped": counts.get("skipped", 0), "exit": code, "seconds": round(seconds, 1), "tests": BAD.findall(output),
