@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def threads(count: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
 
 
+# Not with a path of other letters: safetensors and tokenizers can't open one that Python doesn't read as UTF-8.
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 TERMINAL = {"COLUMNS": "40", "NO_COLOR": "1", "TZ": "Pacific/Kiritimati"}
 RANDOM = ("-p", "randomly", "-p", "no:cacheprovider")
@@ -88,7 +90,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "other-user": Environment(user="nobody", unset=("HOME",)),
     # Few runs that cover all of the above:
     "combined-1": Environment(
-        {**threads(2), **ASCII, **TERMINAL, ONEDNN: "off", "ATEN_CPU_CAPABILITY": "avx2", "TMPDIR": "{tmp}"},
+        {**threads(2), "LC_ALL": "C", **TERMINAL, ONEDNN: "off", "ATEN_CPU_CAPABILITY": "avx2", "TMPDIR": "{tmp}"},
         copied=True,
     ),
     "combined-2": Environment(
@@ -103,6 +105,10 @@ def impossible(environment: Environment, python: str) -> str:
     """Why an environment can't be had here; empty where it can."""
     if environment.user and os.geteuid() != 0:
         return "needs root"
+    if environment.user and subprocess.run(
+        ["su", "-s", "/bin/sh", environment.user, "-c", f"{shlex.quote(python)} -c 0"], capture_output=True
+    ).returncode:
+        return f"{environment.user} can't run {python}"
     if "randomly" in environment.arguments:
         known = subprocess.run([python, "-c", "import pytest_randomly"], capture_output=True).returncode == 0
         return "" if known else "needs pytest-randomly (pip install --target FOLDER, PYTHONPATH=FOLDER)"
