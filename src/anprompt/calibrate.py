@@ -32,6 +32,7 @@ from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluate import calibration_error
 from anprompt.evaluation.doubts import doubts
+from anprompt.inference import predict_logits
 from anprompt.loaders import make_views, part_items
 from anprompt.methods.base import Method
 from anprompt.methods.classifier import Classifier
@@ -41,7 +42,6 @@ log = logging.getLogger("anprompt")
 NONE = "none of these"
 KEY = "calibration"  # in an adapter's record
 LEAST, MOST = LEAST_TEMPERATURE, MOST_TEMPERATURE  # pictures that are all right would drive it to 0
-_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -199,13 +199,8 @@ def of_classes(dataset: Dataset, method: Method, part: str) -> Dataset:
 def _logits(method: Method, data: Dataset, part: str) -> tuple[Tensor, Tensor]:
     """Logits [n, C] of the trained classes on the CPU, and labels [n]."""
     views = make_views(method.backbone, data, getattr(data, part), probe="eval")
-    classifier = Classifier(method)
     with threads_for(method.backbone):
-        rows = [
-            classifier.logits(views.eval_batch(index)).cpu()
-            for index in torch.arange(len(views)).split(_BATCH)
-        ]
-    return torch.cat(rows), views.labels
+        return predict_logits(Classifier(method), views.eval_batch, len(views)), views.labels
 
 
 # --- in adapters ----------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from anprompt.compute import autocast
-from anprompt.memory import in_halves
+from anprompt.inference import predict_logits
 from anprompt.methods.classifier import Classifier
 from anprompt.process_group import Team
 
@@ -62,26 +61,21 @@ def evaluate(
         team: processes that call this with the same arguments; each sees its share of the pictures, and all
             get the result.
     """
-    device = classifier.method.backbone.device
-    logits = []
-
-    def score(indices: Tensor) -> Tensor:
+    def read(indices: Tensor) -> Tensor:
         pixels = views.eval_batch(indices)
-        if change is not None:
-            pixels = change(pixels, indices)
-        with autocast(device, precision):
-            return classifier.logits(pixels).cpu()
+        return pixels if change is None else change(pixels, indices)
+
+    def done(last: int) -> None:
+        if on_batch:
+            on_batch(last + 1, len(views))
 
     mine = torch.arange(len(views))
     if team:
         mine = mine[slice(*team.bounds(len(views)))]
-    for indices in mine.split(batch_size) if len(mine) else ():
-        logits.append(in_halves(score, indices))
-        if on_batch:
-            on_batch(int(indices[-1]) + 1, len(views))
+    logits = predict_logits(classifier, read, mine, batch_size=batch_size, precision=precision, on_batch=done)
     if team:
-        return _gathered(torch.cat(logits) if logits else None, mine, views.labels, classifier, team)
-    return metrics(torch.cat(logits), views.labels, classifier)
+        return _gathered(logits if len(mine) else None, mine, views.labels, classifier, team)
+    return metrics(logits, views.labels, classifier)
 
 
 def metrics(logits: Tensor, labels: Tensor, classifier: Classifier) -> Metrics:

@@ -42,8 +42,10 @@ def out_of_memory(error: BaseException) -> UserError:
     return UserError(f"Out of memory ({said}). {REMEDY} What is finished is kept.")
 
 
-def in_halves(compute: Callable[[Tensor], Tensor], indices: Tensor) -> Tensor:
-    """`compute(indices)`, rows in order; where memory runs out, of each half by itself.
+def in_halves(
+    compute: Callable[[Tensor], Result], indices: Tensor, join: Callable[[list[Result]], Result] = torch.cat  # type: ignore[assignment]
+) -> Result:
+    """`compute(indices)`, rows in order; where memory runs out, of each half by itself, joined.
 
     Raises:
         UserError: one index alone does not fit.
@@ -58,7 +60,7 @@ def in_halves(compute: Callable[[Tensor], Tensor], indices: Tensor) -> Tensor:
     log.info("out of memory with %d pictures at a time; going on with half as many", len(indices))
     _give_back()
     half = (len(indices) + 1) // 2
-    return torch.cat([in_halves(compute, part) for part in indices.split(half)])
+    return join([in_halves(compute, part, join) for part in indices.split(half)])
 
 
 class LessMemory:

@@ -40,7 +40,9 @@ from anprompt.data.reading import reading_record
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset
+from anprompt.data.views import normalised
 from anprompt.errors import UserError, choices
+from anprompt.inference import predict_logits
 from anprompt.methods.base import Method
 from anprompt.methods.classifier import Classifier
 from anprompt.pictures import Picture, as_rgb, batches, labelled, pictures, targets
@@ -49,18 +51,11 @@ from anprompt.tuning import plan, run, score
 
 log = logging.getLogger("anprompt")
 
-__all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load", "pixels_of"]
+__all__ = ["NONE", "NotTrained", "Picture", "PromptClassifier", "as_rgb", "load"]
 
 BATCH = 64
 _OVERWRITE = "save(..., overwrite=True)"
 LABELS = "labels"  # in an adapter's record: the caller's own labels, where they are not the class names
-
-
-def pixels_of(views: Sequence[np.ndarray], backbone: Backbone) -> Tensor:
-    """Cut views [H, W, 3] uint8 as normalised pixels [B, 3, H, W]."""
-    pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (backbone.mean, backbone.std))
-    return (pixels - mean) / std
 
 
 class NotTrained(UserError, NotFittedError):
@@ -239,7 +234,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         rows = [torch.zeros(0, len(ready.classnames))]
         with threads_for(backbone), limited(self.max_megapixels):
             for views in self._views(X, backbone.dims.image_size):
-                rows.append(ready.logits(pixels_of(views, backbone)).cpu())
+                pixels = normalised(np.stack(views), backbone.mean, backbone.std)
+                rows.append(predict_logits(ready, pixels.__getitem__, len(views), batch_size=BATCH))
         return torch.cat(rows)
 
     def _views(self, X: Any, size: int) -> Iterator[list[np.ndarray]]:

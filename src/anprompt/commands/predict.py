@@ -132,9 +132,12 @@ def _predict(
     classifier: Classifier, paths: Sequence[Path], top: int
 ) -> tuple[list[dict[str, Any]], list[tuple[Path, str]]]:
     """Answers for a batch of files, and the files that can't be read with the reason."""
+    import numpy as np
+
     from anprompt.data.crop import centre_view
     from anprompt.data.images import open_picture
-    from anprompt.predict import pixels_of
+    from anprompt.data.views import normalised
+    from anprompt.inference import predict_logits
 
     backbone = classifier.method.backbone
     views, read, failed = [], [], []
@@ -146,7 +149,8 @@ def _predict(
             failed.append((path, str(error)))
     if not views:
         return [], failed
-    shares = classifier.logits(pixels_of(views, backbone)).softmax(dim=-1).cpu()
+    pixels = normalised(np.stack(views), backbone.mean, backbone.std)
+    shares = predict_logits(classifier, pixels.__getitem__, len(views)).softmax(dim=-1)
     values, labels = shares.topk(min(top, shares.shape[1]))
     method = classifier.method
     own = method.labels if classifier.classnames == method.trained_classnames else ()

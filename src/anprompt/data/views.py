@@ -147,8 +147,7 @@ class Views:
             views = [view(place) for place in places]
         size = self.image_size
         stacked = np.stack(views) if views else np.zeros((0, size, size, 3), np.uint8)
-        pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
-        return pixels.sub_(self._mean).div_(self._std)
+        return normalised(stacked, self._mean, self._std)
 
     def _place(self, index: int) -> int:
         if not 0 <= index < len(self._places):
@@ -222,6 +221,17 @@ class Views:
             reasons = {place: reason for place, reason in found if reason is not None}
         self._cache.forget = True
         return reasons
+
+
+def normalised(views: np.ndarray, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """Views as a backbone takes them: uint8 [B, H, W, 3] -> float32 [B, 3, H, W], `(x / 255 - mean) / std`.
+
+    Args:
+        mean, std: per channel, [3] or [1, 3, 1, 1].
+    """
+    mean, std = (torch.as_tensor(value, dtype=torch.float32).view(1, 3, 1, 1) for value in (mean, std))
+    pixels = torch.from_numpy(views).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+    return pixels.sub_(mean).div_(std)
 
 
 class _ByteCache:

@@ -20,15 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anprompt.compute import autocast
 from anprompt.conditions import DESCRIPTION, Condition
 from anprompt.data.views import Views
 from anprompt.errors import UserError
 from anprompt.evaluate import Metrics, calibration_error, metrics
 from anprompt.experiments.protocols import Part
 from anprompt.files import read_json, write_text
+from anprompt.inference import image_states, logits_of
 from anprompt.methods import Classifier, Method
-from anprompt.methods.classifier import finite
 from anprompt.prompting import Vision
 from anprompt.protocols.lab import Lab
 from anprompt.protocols.pictures import Pictures
@@ -137,17 +136,14 @@ class Measurement:
         for number, indices in enumerate(torch.arange(len(views)).split(BATCHES.get(backbone.device.type, BATCH))):
             seen = self.lab.shelf.get(part.source, (*key, number)) if kept else None
             if seen is None:
-                pixels = views.eval_batch(indices).to(backbone.device, backbone.dtype)
-                with torch.no_grad(), autocast(backbone.device, self.spec.precision):
-                    seen = self.method.image_state(pixels, self.method.reads)
+                seen = image_states(self.method, views.eval_batch, indices, self.method.reads, self.spec.precision)
                 if kept:
                     size = sum(t.numel() * t.element_size() for t in (seen.trunk, seen.frozen))
                     self.lab.shelf.put(part.source, (*key, number), seen, size)
             yield seen
 
     def _logits(self, classifier: Classifier, seen: Vision) -> Tensor:
-        with torch.no_grad(), autocast(self.method.backbone.device, self.spec.precision):
-            return finite(self.method.logits(seen, classifier.text, classifier.head).float().cpu(), self.method)
+        return logits_of(self.method, seen, classifier.text, classifier.head, precision=self.spec.precision)
 
     def _entry(self, logits: Tensor, classifier: Classifier, views: Views | Pictures) -> Entry:
         entry = metrics_entry(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anprompt.conditions import Condition
 from anprompt.data.types import Item
-from anprompt.data.views import Views
+from anprompt.data.views import Views, normalised
 
 
 class Pictures:
@@ -56,6 +56,4 @@ class Pictures:
 
     def eval_batch(self, indices: Any) -> Tensor:
         """[B, 3, H, W], float32, normalised: the arithmetic of `Views`, bit for bit."""
-        chosen = torch.from_numpy(self.pixels[np.asarray(indices)])
-        pixels = chosen.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
-        return pixels.sub_(self._mean).div_(self._std)
+        return normalised(self.pixels[np.asarray(indices)], self._mean, self._std)

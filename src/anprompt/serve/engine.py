@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from anprompt.compute import threads_for
+from anprompt.data.views import normalised
 from anprompt.errors import UserError
+from anprompt.inference import image_states, logits_of
 from anprompt.methods import build_method
-from anprompt.methods.base import Head, Method
-from anprompt.methods.classifier import Classifier, finite
-from anprompt.predict import pixels_of
+from anprompt.methods.base import Head, Method, Parts
+from anprompt.methods.classifier import Classifier
 from anprompt.prompting import Vision
 
 KEPT_BYTES = 256 * 2**20
@@ -92,11 +93,10 @@ class Engine:
         The trunk of the vision encoder runs once for all pictures; then each class list answers for its own.
         """
         with threads_for(self.backbone), torch.no_grad():
-            pixels = pixels_of([task.view for task in tasks], self.backbone)
-            pixels = pixels.to(self.backbone.device, self.backbone.dtype)
+            pixels = normalised(np.stack([task.view for task in tasks]), self.backbone.mean, self.backbone.std)
             # Plain CLIP reads the frozen features; most methods alone do not.
-            parts = "both" if any(task.zeroshot for task in tasks) else self.method.reads
-            vision = self.method.image_state(pixels, parts)
+            parts: Parts = "both" if any(task.zeroshot for task in tasks) else self.method.reads
+            vision = image_states(self.method, pixels.__getitem__, torch.arange(len(tasks)), parts)
             results: list[Scores | Exception] = [UserError("")] * len(tasks)
             for names in dict.fromkeys(task.names for task in tasks):
                 rows = [index for index, task in enumerate(tasks) if task.names == names]
@@ -111,12 +111,11 @@ class Engine:
     ) -> Sequence[Scores | Exception]:
         try:
             ready = self.classifier(names)
-            adapter = self.method.logits(vision, ready.text, ready.head).float().cpu() / ready.temperature
-            finite(adapter, self.method)
+            adapter = logits_of(self.method, vision, ready.text, ready.head, ready.temperature)
             plain: Tensor | None = None
             if zeroshot:
                 text = self.classifier(names, plain=True).text
-                plain = finite(self.plain.logits(vision, text).float().cpu(), self.plain)
+                plain = logits_of(self.plain, vision, text)
         except UserError as error:
             return [error] * count
         return [Scores(a, plain[i] if plain is not None else None, ready.head) for i, a in enumerate(adapter)]
