@@ -56,13 +56,13 @@ def views(count: int = 7, config: TrainConfig = CONFIG, size: int = 32, start: i
 def counted(method: Method) -> list[int]:
     """Sizes of the batches that the method's encoder really looks at, from now on."""
     seen: list[int] = []
-    real = method.see
+    real = method.image_state
 
     def see(pixels: Tensor) -> Any:
         seen.append(len(pixels))
         return real(pixels)
 
-    method.see = see  # type: ignore[method-assign]
+    method.image_state = see  # type: ignore[method-assign]
     return seen
 
 

@@ -76,7 +76,7 @@ class Looks:
 
 
 def space_of(method: Method, precision: str, trunk_precision: str) -> dict[str, str]:
-    """Everything besides the pixels that decides what `method.see` gives: the bank's space.
+    """Everything besides the pixels that decides what `Method.image_state` gives: the bank's space.
 
     The device and torch's version are part of it, so that training from the bank is bit-equal to training
     without it.
