@@ -6,7 +6,6 @@ whose size it has not checked.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -27,7 +26,6 @@ _SPARE_ELEMENTS = 1 << 20  # what building a method may ask for beside the tenso
 LARGEST_VALUE = 1e8  # of a prompt's numbers; training starts near 0.02, and squares must stay far inside fp32
 _LARGEST_FLOAT = 1e6  # of a setting
 _SCALES = 0.01, 1e4  # of logits per unit of similarity; CLIP's is 100
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0  # where `anprompt.calibrate` looks for one
 _SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 _STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # A hub id, or a model of open_clip by its tag: nothing that could be a path into the adapter's own folder.
@@ -187,36 +185,3 @@ def check_numbers(path: Path, key: str, value: Tensor) -> Tensor:
             "adapter, or train again with a lower learning rate."
         )
     return value
-
-
-# --- the record -----------------------------------------------------------------------------------
-def check_calibration(value: Any, where: str) -> None:
-    """What `anprompt.calibrate` keeps in an adapter's record, or None.
-
-    Raises:
-        UserError: something else stands there, or numbers that no calibration gives.
-    """
-    if value is None:
-        return
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: its calibration is not of this form; run 'anprompt calibrate' again.")
-    slack = 1 + 1e-9  # the bounds went through log and exp
-    low, high = LEAST_TEMPERATURE / slack, MOST_TEMPERATURE * slack
-    ranges = {"temperature": (low, high), "threshold": (0.0, 1.0), "accept": (1e-9, 1.0), "pictures": (0, 2**53)}
-    for key, (least, most) in ranges.items():
-        number: Any = value.get(key)
-        if number is None and (key != "temperature" or key not in value):
-            continue
-        if not _is_number(number) or not least <= number <= most:
-            raise UserError(
-                f"{where}: the {key} {number!r} of its calibration is no number from {least:.3g} to {most:.3g}; run "
-                "'anprompt calibrate' again."
-            )
-    for key in ("nll", "ece"):
-        pair = value.get(key, (0.0, 0.0))
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(_is_number(n) and n >= 0 for n in pair):
-            raise UserError(f"{where}: its calibration is not of this form; run 'anprompt calibrate' again.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -25,7 +25,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from anprompt.adapter_checks import LEAST_TEMPERATURE, MOST_TEMPERATURE, check_calibration
+from anprompt.calibration_checks import LEAST_TEMPERATURE, MOST_TEMPERATURE, check_calibration
 from anprompt.compute import threads_for
 from anprompt.data.names import class_key
 from anprompt.data.types import Dataset

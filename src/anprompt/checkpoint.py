@@ -27,7 +27,6 @@ import torch
 from anprompt._version import __version__
 from anprompt.adapter_checks import (
     Bounded,
-    check_calibration,
     check_fields,
     check_numbers,
     check_shapes,
@@ -38,6 +37,7 @@ from anprompt.adapter_checks import (
 )
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.names import is_path
+from anprompt.calibration_checks import check_calibration
 from anprompt.errors import UserError, choices
 from anprompt.files import (
     atomic_write,
