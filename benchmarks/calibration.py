@@ -16,10 +16,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import anprompt
-from anprompt.calibrate import ece, nll
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset
-from anprompt.loaders import make_views
+from anprompt.evaluation.calibration import ece, nll
+from anprompt.evaluation.loaders import make_views
 from anprompt.methods import Classifier
 
 SCORES = {

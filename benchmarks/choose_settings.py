@@ -25,11 +25,11 @@ from anprompt.data.embedded import EMBEDDED_SETS, embedded_dataset
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
-from anprompt.evaluate import evaluate
-from anprompt.files import write_json
+from anprompt.evaluation.evaluate import evaluate
+from anprompt.evaluation.statistics import harmonic_mean
 from anprompt.methods import Classifier, build_method, preset
-from anprompt.stats import harmonic_mean
-from anprompt.train import TrainConfig, fit
+from anprompt.training.loop import TrainConfig, fit
+from anprompt.utils.files import write_json
 
 
 def validation_halves(name: str, seed: int) -> tuple[Dataset, Dataset]:

@@ -1,4 +1,4 @@
-"""Figures of independent ImageNet-C implementations, for tests/test_noise_image.py to agree with.
+"""Figures of independent ImageNet-C implementations, for tests/noise/test_image.py to agree with.
 
 The figures come from `imagecorruptions` 1.1.2 (14 families; its elastic transform differs from the
 published one) and `imagenet-c` 0.0.3 (elastic transform). Both want old libraries, so they get an

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from anprompt.backbones import load_backbone
-from anprompt.files import read_tensors, write_json, write_tensors
 from anprompt.methods import build_method
-from anprompt.process_group import Team, join, leave
-from anprompt.train import TrainConfig, fit
+from anprompt.prompting.process_group import Team, join, leave
+from anprompt.training.loop import TrainConfig, fit
+from anprompt.utils.files import read_tensors, write_json, write_tensors
 from reference import class_names
 
 WARM = 3  # steps left out of the median

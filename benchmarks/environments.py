@@ -1,7 +1,7 @@
 """Tests in many environments: no outcome may depend on the machine.
 
     python benchmarks/environments.py                                   # tests of numbers, every environment
-    python benchmarks/environments.py --only onednn-off,threads-4 tests/test_sklearn.py
+    python benchmarks/environments.py --only onednn-off,threads-4 tests/classifier/test_sklearn.py
     python benchmarks/environments.py --only combined-1,combined-2 tests        # whole suite, two runs cover most
     python benchmarks/environments.py --python /opt/py312/bin/python            # another interpreter, installed before
 
@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.errors import UserError, choices
-from anprompt.files import write_json
-from anprompt.machine import ONEDNN, hardware, in_words
+from anprompt.utils.files import write_json
+from anprompt.utils.machine import ONEDNN, hardware, in_words
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = ("sklearn", "checkpoint", "sharing", "golden", "predict", "linear", "train", "distributed", "export",

@@ -31,10 +31,10 @@ from tests import growth
 from tests.fuzzing import TARGETS, World, attempt
 
 import anprompt
-from anprompt.checkpoint import save_adapter
+from anprompt.adapters.adapter import save_adapter
 from anprompt.errors import choices
-from anprompt.files import write_json
 from anprompt.methods import build_method
+from anprompt.utils.files import write_json
 
 NAMES = ("blue square", "green square", "red square", "yellow square")
 SHOWN = 400

@@ -40,19 +40,19 @@ import torch
 import transformers
 from transformers import CLIPModel, CLIPTokenizer  # noqa: F401  what a run imports late, imported early
 
+import anprompt.adapters.onnx
 import anprompt.backbones.hf
-import anprompt.bench
+import anprompt.commands.bench
 import anprompt.commands.fit
 import anprompt.data.embedded
-import anprompt.export
 import anprompt.report.collect
 import anprompt.serve.app
 import anprompt.serve.run  # noqa: F401
-from anprompt.cli import main as command_line
+from anprompt.commands.main import main as command_line
 from anprompt.data.embedded import embedded_dataset
-from anprompt.files import read_tensors, write_json
-from anprompt.machine import hardware
-from anprompt.results import read_records
+from anprompt.experiments.records import read_records
+from anprompt.utils.files import read_tensors, write_json
+from anprompt.utils.machine import hardware
 from serve_load import form
 
 FIT = ("fit", "--data", "embedded:food", "--classes", "base", "--shots", "2", "--epochs", "4", "--quiet")

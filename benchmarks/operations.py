@@ -8,7 +8,7 @@ is a few percent and left out on both sides. Two operations a multiply-add.
 from __future__ import annotations
 
 from anprompt.backbones.base import Dims
-from anprompt.packing import Packing
+from anprompt.prompting.packing import Packing
 
 
 def _gflop(rows_by_twelfths: float, width: int) -> float:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from anprompt.files import write_text
+from anprompt.utils.files import write_text
 
 Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, TOP = 360, 240, 52, 34

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from anprompt.files import write_json
+from anprompt.utils.files import write_json
 
 SWEEP = [
     "base-to-new", "--data", "embedded:sky,embedded:food,embedded:play", "--methods", "coop,anprompt",
@@ -153,7 +153,7 @@ def below(top: int) -> set[int]:
 # --- beside a local one ---------------------------------------------------------------------------
 def compared(folder: Path) -> dict[str, Any]:
     """How many records have the very metrics of a local sweep: accuracies, predictions, calibration."""
-    from anprompt.results import read_records
+    from anprompt.experiments.records import read_records
 
     command = [
         sys.executable,
@@ -181,11 +181,11 @@ def overhead(runs: Path) -> dict[str, Any]:
     """Seconds a run costs beyond itself: finished ones gone through again, one at a time, all things loaded."""
     import ray
 
-    from anprompt.bench import specifications
-    from anprompt.cli import parser_of
-    from anprompt.protocols import Lab
-    from anprompt.ray_engine import run_ray
-    from anprompt.sweep import run_all
+    from anprompt.commands.bench import specifications
+    from anprompt.commands.main import parser_of
+    from anprompt.experiments import Lab
+    from anprompt.experiments.runners.ray import run_ray
+    from anprompt.experiments.sweep import run_all
 
     specs = specifications(parser_of("bench").parse_args(SWEEP))
     lab = Lab()

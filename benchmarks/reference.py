@@ -17,8 +17,8 @@ from anprompt.backbones import Backbone, Tokens
 from anprompt.backbones.hf import HFClip
 from anprompt.data.embedded import manifest
 from anprompt.methods.base import Method
-from anprompt.packing import pack
-from anprompt.prompting import ClassBank, Vision, unit
+from anprompt.prompting.packing import pack
+from anprompt.prompting.prompts import ClassBank, Vision, unit
 
 WORD = 7  # letters; longer words are two tokens, about what CLIP's own vocabulary makes of class names
 

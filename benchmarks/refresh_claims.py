@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from anprompt.ledger import from_records
-from anprompt.results import read_records
+from anprompt.experiments.records import read_records
 from anprompt.tables import label
+from anprompt.tables.claims import from_records
 
 ROOT = Path(__file__).parents[1]
 RECORDS = "results/embedded-base-to-new"

@@ -28,15 +28,15 @@ import torch
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.linear import quicken, restore
-from anprompt.compute import threads_for
-from anprompt.data.bank import DiskBank, MemoryBank, ViewBank
 from anprompt.data.embedded import EMBEDDED_SETS, embedded_dataset, embedded_model_folder
-from anprompt.files import write_json
-from anprompt.loaders import make_views
-from anprompt.machine import hardware, in_words
+from anprompt.evaluation.loaders import make_views
 from anprompt.methods import build_method
-from anprompt.train import Run, epoch_order, fit, fit_many, make_optimizer
-from anprompt.tuning import Job, plan
+from anprompt.prompting.compute import threads_for
+from anprompt.training.feature_cache import DiskBank, MemoryBank, ViewBank
+from anprompt.training.job import Job, plan
+from anprompt.training.loop import Run, epoch_order, fit, fit_many, make_optimizer
+from anprompt.utils.files import write_json
+from anprompt.utils.machine import hardware, in_words
 from reference import field_bank, random_vit_b16, see_apart, vit_b16
 
 SECTIONS = ("epoch", "bank", "many", "estimate")

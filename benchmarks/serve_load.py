@@ -35,13 +35,13 @@ from pathlib import Path
 from typing import Any
 
 import anprompt
-from anprompt.checkpoint import save_adapter
+from anprompt.adapters.adapter import save_adapter
+from anprompt.classifier import PromptClassifier
 from anprompt.data.embedded import embedded_dataset
-from anprompt.files import write_json
-from anprompt.machine import hardware, in_words
 from anprompt.methods import build_method
-from anprompt.predict import PromptClassifier
 from anprompt.serve.metrics import resident_bytes
+from anprompt.utils.files import write_json
+from anprompt.utils.machine import hardware, in_words
 
 DATA = "animals"
 TOLERANCE = 1e-5

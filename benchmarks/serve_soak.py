@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from PIL import Image
 
-from anprompt.files import write_json
-from anprompt.machine import hardware
 from anprompt.serve.metrics import resident_bytes
+from anprompt.utils.files import write_json
+from anprompt.utils.machine import hardware
 from serve_load import Call, bad_calls, expected, form, make_adapter, make_files, mismatch, served
 
 QUIET = 0.1  # share of the time before, and again after

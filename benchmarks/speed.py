@@ -29,12 +29,12 @@ from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.linear import quicken, restore
-from anprompt.compute import autocast
-from anprompt.files import write_json, write_text
-from anprompt.machine import hardware, in_words, peak_memory_mb, reset_peak_memory
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
 from anprompt.methods.classifier import Classifier
+from anprompt.prompting.compute import autocast
+from anprompt.utils.files import write_json, write_text
+from anprompt.utils.machine import hardware, in_words, peak_memory_mb, reset_peak_memory
 from operations import step_operations
 from plot import svg
 from reference import class_names, field_bank, random_vit_b16, see_apart
@@ -270,7 +270,7 @@ def section_memory(bench: Bench) -> list[dict[str, Any]]:
 
 def one_memory(args: argparse.Namespace) -> None:
     """Print the peak of one step over what stood before it, and in total."""
-    from anprompt.sharing import text_memory
+    from anprompt.prompting.shared_text import text_memory
 
     variant, classes = args.one_memory.split(":")
     bench = Bench(args)

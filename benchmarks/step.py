@@ -21,10 +21,10 @@ from torch import Tensor
 
 from anprompt.backbones import load_backbone
 from anprompt.backbones.linear import quicken, restore
-from anprompt.files import write_json
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
-from anprompt.prompting import ClassBank
+from anprompt.prompting.prompts import ClassBank
+from anprompt.utils.files import write_json
 from reference import class_names, field_bank, random_vit_b16, see_apart
 
 ENGINES = ("field", "plain", "shared")

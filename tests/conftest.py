@@ -84,7 +84,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def adapter_folder(tiny_backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained ANPrompt adapter for the classes of `photo_folder`; tests must not change it."""
-    from anprompt.checkpoint import save_adapter
+    from anprompt.adapters.adapter import save_adapter
     from anprompt.methods import build_method
 
     names = sorted(name.replace("_", " ") for name in COLOURS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anprompt.data.catalog import CATALOG
+from anprompt.data.classic.catalog import CATALOG
 from tests.pictures import noise, save
 
 SYNSETS = ("n01440764", "n01443537", "n01484850")

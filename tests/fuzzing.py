@@ -22,24 +22,24 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from PIL import Image
 
+from anprompt.adapters.adapter import CONFIG, TENSORS, load_adapter
+from anprompt.adapters.official_checkpoints import from_state, read_state
 from anprompt.backbones import Backbone
-from anprompt.checkpoint import CONFIG, TENSORS, load_adapter
-from anprompt.checkpoints_field import from_state, read_state
-from anprompt.commands.parser import setting
+from anprompt.commands._shared.parser import setting
+from anprompt.commands._shared.terminal import safe
 from anprompt.commands.predict import class_list
-from anprompt.commands.terminal import safe
-from anprompt.conditions import Condition
-from anprompt.data.coop import read_split, synset_names
+from anprompt.data.classic.coop import read_split, synset_names
 from anprompt.data.images import decode_picture
 from anprompt.data.splits import clean_classnames
 from anprompt.data.table import table_dataset
 from anprompt.errors import UserError
-from anprompt.files import read_tensors
+from anprompt.evaluation.conditions import Condition
+from anprompt.experiments.records import read_records
 from anprompt.methods import check_template, method_class, methods, parse_preset
-from anprompt.results import read_records
-from anprompt.train import TrainConfig, TrainLog
-from anprompt.train_state import FILE, load_state, save_state
-from anprompt.tuning import read_descriptions, split_settings
+from anprompt.training.job import read_descriptions, split_settings
+from anprompt.training.loop import TrainConfig, TrainLog
+from anprompt.training.state import FILE, load_state, save_state
+from anprompt.utils.files import read_tensors
 
 from . import report_runs
 

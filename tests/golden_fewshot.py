@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from anprompt.data.coop import read_split
+from anprompt.data.classic.coop import read_split
 from anprompt.data.splits import few_shot, subset_classes
 from anprompt.data.types import Dataset, Item
 

@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from anprompt.results import FORMAT, spec_hash
-from anprompt.stats import harmonic_mean
+from anprompt.evaluation.statistics import harmonic_mean
+from anprompt.experiments.records import FORMAT, spec_hash
 
 METHODS = ("zeroshot", "coop", "maple", "anprompt")
 FAMILIES = ("gaussian_noise", "motion_blur", "fog")

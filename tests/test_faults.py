@@ -21,20 +21,20 @@ import pytest
 import torch
 
 from anprompt.backbones import Backbone
-from anprompt.cli import main
 from anprompt.commands import fit as fit_command
-from anprompt.data.bank import DiskBank
+from anprompt.commands.main import main
 from anprompt.data.sources import open_dataset
 from anprompt.errors import UserError
-from anprompt.evaluate import evaluate
-from anprompt.files import atomic_write, read_tensors, write_json, write_tensors
-from anprompt.loaders import make_views
-from anprompt.memory import LEAST_SAVED, LessMemory, in_halves, is_out_of_memory
+from anprompt.evaluation.evaluate import evaluate
+from anprompt.evaluation.loaders import make_views
+from anprompt.experiments.records import finished, read_records, record_path, save_record
 from anprompt.methods import Classifier, build_method
-from anprompt.results import finished, read_records, record_path, save_record
-from anprompt.sharing import saved_bytes
-from anprompt.tuning import plan
-from anprompt.tuning import run as tune
+from anprompt.prompting.memory import LEAST_SAVED, LessMemory, in_halves, is_out_of_memory
+from anprompt.prompting.shared_text import saved_bytes
+from anprompt.training.feature_cache import DiskBank
+from anprompt.training.job import plan
+from anprompt.training.job import run as tune
+from anprompt.utils.files import atomic_write, read_tensors, write_json, write_tensors
 
 Out = pytest.CaptureFixture[str]
 FILES = ("adapter.safetensors", "config.json")  # the card has the folder's name in it
@@ -173,7 +173,7 @@ def test_an_adapter_that_cannot_be_written_keeps_the_training(
     """All epochs are done and the disk is full: nothing is trained again when there is space."""
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr("anprompt.checkpoint.write_tensors", full)
+        patched.setattr("anprompt.adapters.adapter.write_tensors", full)
         assert main(words(photos, tiny_folder, out, "--quiet")) == 2
     assert "No space left" in one_line(capsys)
     only_whole_state(out)
@@ -384,7 +384,7 @@ def test_memory_that_fails_outside_of_steps_is_one_line(
     def load(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("anprompt.checkpoint.load_backbone", load)
+    monkeypatch.setattr("anprompt.adapters.adapter.load_backbone", load)
     assert main(["eval", str(adapter_folder), "--data", str(photo_folder)]) == 2
     assert "Out of memory" in one_line(capsys)
 

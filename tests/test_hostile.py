@@ -16,16 +16,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from anprompt.adapter_checks import Bounded
+from anprompt.adapters.adapter import (
+    CARD,
+    CONFIG,
+    TENSORS,
+    load_adapter,
+    read_config,
+    save_adapter,
+    write_record,
+)
+from anprompt.adapters.checks import Bounded
+from anprompt.adapters.official_checkpoints import read_state
 from anprompt.backbones import Backbone, load_backbone
-from anprompt.checkpoint import CARD, CONFIG, TENSORS, load_adapter, read_config, save_adapter, write_record
-from anprompt.checkpoints_field import read_state
-from anprompt.cli import main
-from anprompt.commands.terminal import safe
+from anprompt.commands._shared.terminal import safe
+from anprompt.commands.main import main
 from anprompt.data.splits import clean_classnames
 from anprompt.errors import UserError
-from anprompt.files import LARGEST_HEADER, read_json, read_tensors
 from anprompt.methods import build_method
+from anprompt.utils.files import LARGEST_HEADER, read_json, read_tensors
 
 BIDI = "\u202e"
 
@@ -105,7 +113,7 @@ def test_json_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "x.json").write_text('{"a": 1e999}')
     with pytest.raises(UserError, match="no finite number"):
         read_json(tmp_path / "x.json")
-    monkeypatch.setattr("anprompt.files.LARGEST_JSON", 5)
+    monkeypatch.setattr("anprompt.utils.files.LARGEST_JSON", 5)
     with pytest.raises(UserError, match="more than 5"):
         read_json(tmp_path / "x.json")
 

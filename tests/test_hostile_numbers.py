@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import anprompt as ap
-from anprompt.adapter_checks import LARGEST_VALUE
+from anprompt.adapters.adapter import TENSORS, load_adapter, save_adapter
+from anprompt.adapters.checks import LARGEST_VALUE
 from anprompt.backbones import Backbone, load_backbone
-from anprompt.calibrate import calibrate
-from anprompt.checkpoint import TENSORS, load_adapter, save_adapter
-from anprompt.cli import main
+from anprompt.commands.main import main
 from anprompt.data.sources import open_dataset
 from anprompt.errors import NotFinite, UserError
+from anprompt.evaluation.calibration import calibrate
 from anprompt.methods import build_method
-from anprompt.tuning import score
+from anprompt.training.job import score
 
 from .test_hostile import adapter, edit, refused  # noqa: F401
 
@@ -189,7 +189,7 @@ def test_the_service_says_it_is_its_own_fault(broken: Path) -> None:
 def test_an_export_of_nan_is_not_kept(broken: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from anprompt.export import _refuse_differences, differences, export_onnx
+    from anprompt.adapters.onnx import _refuse_differences, differences, export_onnx
 
     method = build_method("coop", load_backbone(broken), ["cat", "dog"])
     with pytest.raises(UserError, match="not finite numbers"):
@@ -201,7 +201,7 @@ def test_an_export_of_nan_is_not_kept(broken: Path, tmp_path: Path) -> None:
 
 
 def test_broken_text_features_are_not_exported(broken: Path, tiny_backbone: Backbone) -> None:
-    from anprompt.export import text_matrix
+    from anprompt.adapters.onnx import text_matrix
 
     backbone = copy.deepcopy(tiny_backbone)
     with torch.no_grad():

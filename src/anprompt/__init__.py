@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from anprompt import _moved
 from anprompt._version import __version__
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
     from anprompt.backbones import load_backbone
+    from anprompt.classifier import PromptClassifier, load
     from anprompt.data.sources import open_dataset
     from anprompt.methods import build_method
-    from anprompt.predict import PromptClassifier, load
+
+_moved.install()
 
 __all__ = [
     "PromptClassifier",
@@ -26,9 +29,9 @@ __all__ = [
 
 # Found on first use, so that `import anprompt` and `anprompt --help` do not wait for torch.
 _LAZY = {
-    "PromptClassifier": "anprompt.predict",
+    "PromptClassifier": "anprompt.classifier",
     "build_method": "anprompt.methods",
-    "load": "anprompt.predict",
+    "load": "anprompt.classifier",
     "load_backbone": "anprompt.backbones",
     "open_dataset": "anprompt.data.sources",
 }

@@ -2,6 +2,6 @@
 
 import sys
 
-from anprompt.cli import main
+from anprompt.commands.main import main
 
 sys.exit(main())

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from sklearn.base import clone
 
 import anprompt as ap
+from anprompt.adapters.adapter import CONFIG
 from anprompt.backbones import Backbone
-from anprompt.calibrate import LEAST, MOST, fit_temperature
-from anprompt.checkpoint import CONFIG
-from anprompt.cli import main
+from anprompt.commands.main import main
 from anprompt.errors import UserError
+from anprompt.evaluation.calibration import LEAST, MOST, fit_temperature
 from anprompt.evaluation.doubts import TEMPERATURE_ERROR, doubts, images_needed
 from anprompt.methods import preset
-from anprompt.train import TrainConfig
+from anprompt.training.loop import TrainConfig
 
 QUICK: dict[str, Any] = {"method": "coop", "shots": 2, "train": {"epochs": 1}}
 PARAMETERS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anprompt.cli import main
+from anprompt.commands.main import main
 from anprompt.data.part_names import named_parts, plain_part
 from anprompt.data.reading import class_counts, reading_lines
 from anprompt.data.sources import open_dataset

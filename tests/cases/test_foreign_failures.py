@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 
 import anprompt as ap
+from anprompt.adapters.adapter import CONFIG, load_adapter
+from anprompt.adapters.official_checkpoints import read_field_checkpoint, read_state
 from anprompt.adapters.official_files import class_count
 from anprompt.backbones import devices, load_backbone, resolve_device
 from anprompt.backbones import tokenizers as tokenizer_checks
 from anprompt.backbones.names import is_path
-from anprompt.checkpoint import CONFIG, load_adapter
-from anprompt.checkpoints_field import read_field_checkpoint, read_state
-from anprompt.cli import main
+from anprompt.commands.main import main
 from anprompt.data.embedded import embedded_model_folder
 from anprompt.errors import UserError
-from anprompt.files import first_line
+from anprompt.utils.files import first_line
 
 
 def line_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -16,18 +16,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from anprompt import machine
+from anprompt.adapters.adapter import load_adapter, save_adapter
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.hf import HFClip
 from anprompt.backbones.linear import FrozenLinear
-from anprompt.checkpoint import load_adapter, save_adapter
-from anprompt.cli import main
+from anprompt.classifier import PromptClassifier
+from anprompt.commands.main import main
 from anprompt.errors import UserError
-from anprompt.machine import ALIGNMENT, align, aligned
 from anprompt.methods import Classifier, build_method, methods
-from anprompt.noise.weak_noise import noise_prompts
-from anprompt.predict import PromptClassifier
-from tests import test_backbone_openclip, test_backbone_siglip
+from anprompt.methods.weak_noise import noise_prompts
+from anprompt.utils import machine
+from anprompt.utils.machine import ALIGNMENT, align, aligned
+from tests.backbones import test_backbone_siglip
+from tests.backbones import test_openclip as test_backbone_openclip
 
 NAMES = ["cat", "golden retriever", "aurora"]
 LIGHT: dict[str, dict[str, Any]] = {"promptsrc": {"teacher_templates": 2}, "anprompt": {"draws": 2}}

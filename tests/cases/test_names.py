@@ -19,13 +19,13 @@ from PIL import Image
 
 import anprompt
 from anprompt.backbones import Backbone
-from anprompt.cli import main
+from anprompt.classifier import PromptClassifier
+from anprompt.commands.main import main
+from anprompt.data.inputs import targets
 from anprompt.data.name_lists import codes, names_for, read_class_list, split_names
 from anprompt.data.names import check_classnames, class_key, spoken
 from anprompt.errors import UserError
 from anprompt.methods import Classifier, build_method
-from anprompt.pictures import targets
-from anprompt.predict import PromptClassifier
 
 QUICK = ("--method", "coop", "--shots", "2", "--set", "epochs=1", "--json")
 

@@ -26,10 +26,10 @@ from anprompt.data.images import (
     open_image,
     open_picture,
 )
+from anprompt.data.inputs import as_rgb
 from anprompt.data.jpeg import find_scans
 from anprompt.data.pixels import LARGE
 from anprompt.errors import UserError
-from anprompt.pictures import as_rgb
 
 ROOT = Path(__file__).parents[2]
 
@@ -572,7 +572,7 @@ def test_messages_say_which_image_of_a_list(zeroshot, folder: Path) -> None:
 
 
 def test_the_limit_is_an_option_everywhere(zeroshot, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from anprompt.cli import main
+    from anprompt.commands.main import main
 
     path = tmp_path / "a.png"
     photo(1000, 600).save(path)

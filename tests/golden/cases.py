@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from anprompt.adapters.official_checkpoints import official_names
 from anprompt.backbones import Backbone
-from anprompt.checkpoints_field import official_names
 from anprompt.methods import method_class
 from anprompt.methods.anprompt import ANPrompt, ANPromptConfig
 from anprompt.methods.base import Method

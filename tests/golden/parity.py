@@ -17,7 +17,7 @@ from torch import Tensor
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.linear import restore
 from anprompt.methods.base import Method
-from anprompt.prompting import ENGINES
+from anprompt.prompting.prompts import ENGINES
 
 FEATURES, LOGITS, LOSS, GRADIENT = 1e-5, 1e-4, 1e-5, 1e-4
 

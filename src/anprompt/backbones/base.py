@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anprompt.machine import align
+from anprompt.utils.machine import align
 
 Hook = Callable[[int, Tensor], Tensor]
 

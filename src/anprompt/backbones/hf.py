@@ -20,7 +20,7 @@ from anprompt.backbones.base import Backbone, BlockParts, Dims, Hook, Tokens, id
 from anprompt.backbones.linear import quicken
 from anprompt.backbones.tokenizers import check_ids, check_tokenizer
 from anprompt.errors import UserError
-from anprompt.files import first_line
+from anprompt.utils.files import first_line
 
 log = logging.getLogger("anprompt")
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anprompt.machine import onednn_products
+from anprompt.utils.machine import onednn_products
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

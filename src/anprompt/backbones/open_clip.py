@@ -23,7 +23,7 @@ from anprompt.backbones.base import Backbone, BlockParts, Dims, Hook, Tokens, id
 from anprompt.backbones.hf import CLIP_MEAN, CLIP_STD, weight_hash
 from anprompt.backbones.linear import quicken
 from anprompt.errors import UserError
-from anprompt.files import first_line
+from anprompt.utils.files import first_line
 
 PREFIX = "open-clip:"
 

@@ -1,1 +1,1 @@
-"""The commands of the command line, one module each; `anprompt.cli` finds them."""
+"""The commands of the command line, one module each; `anprompt.commands.main` finds them."""

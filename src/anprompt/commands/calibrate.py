@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from anprompt.commands.common import PRECISIONS, add_adapter_folder, add_device, add_layout, add_names
-from anprompt.commands.parser import one_of, share
-from anprompt.commands.terminal import percent, print_json, say
+from anprompt.commands._shared.common import PRECISIONS, add_adapter_folder, add_device, add_layout, add_names
+from anprompt.commands._shared.parser import one_of, share
+from anprompt.commands._shared.terminal import percent, print_json, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit and record."""
+    from anprompt.adapters.adapter import load_adapter, read_config, trained_labels
+    from anprompt.adapters.calibration_record import save_calibration
     from anprompt.backbones import load_backbone
-    from anprompt.calibrate import calibrate
-    from anprompt.calibration_record import save_calibration
-    from anprompt.checkpoint import load_adapter, read_config, trained_labels
     from anprompt.data.name_lists import in_trained_names, named
     from anprompt.data.sources import open_dataset
-    from anprompt.loaders import part_items
+    from anprompt.evaluation.calibration import calibrate
+    from anprompt.evaluation.loaders import part_items
 
     config = read_config(args.adapter)  # slips show before a backbone is loaded
     trained, labels = tuple(map(str, config["classnames"])), trained_labels(config)

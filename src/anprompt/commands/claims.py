@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from anprompt.commands.terminal import console, print_json, safe, say
+from anprompt.commands._shared.terminal import console, print_json, safe, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the ledger, or one method's."""
-    from anprompt.ledger import ledger, ledgers
+    from anprompt.tables.claims import ledger, ledgers
 
     shown = {args.method: ledger(args.method)} if args.method is not None else ledgers()
     if args.json:

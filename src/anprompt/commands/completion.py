@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from anprompt.commands.parser import Parser, one_of
-from anprompt.commands.terminal import print_json
+from anprompt.commands._shared.parser import Parser, one_of
+from anprompt.commands._shared.terminal import print_json
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the script."""
-    from anprompt.cli import COMMANDS, parser_of
+    from anprompt.commands.main import COMMANDS, parser_of
 
     entries = [entry(name, COMMANDS[name].help, parser_of(name)) for name in COMMANDS]
     script = {"bash": bash, "zsh": zsh, "fish": fish}[args.shell](entries)

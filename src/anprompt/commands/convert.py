@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anprompt.commands._shared.parser import setting
+from anprompt.commands._shared.terminal import print_json, say
 from anprompt.commands.fit import check_out
-from anprompt.commands.parser import setting
 from anprompt.commands.predict import class_list
-from anprompt.commands.terminal import print_json, say
 from anprompt.errors import UserError, choices
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, save."""
+    from anprompt.adapters.adapter import save_adapter
+    from anprompt.adapters.official_checkpoints import from_state, method_of, official_methods, read_state
     from anprompt.adapters.official_files import check_class_count
     from anprompt.adapters.place import holds_adapter_here, holds_another
     from anprompt.backbones import load_backbone
-    from anprompt.checkpoint import save_adapter
-    from anprompt.checkpoints_field import from_state, method_of, official_methods, read_state
     from anprompt.methods import check_template
 
     out = Path(args.out)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace, out: Path, method: Method) -> None:
-    from anprompt.checkpoint import TENSORS
+    from anprompt.adapters.adapter import TENSORS
 
     size, trained = (out / TENSORS).stat().st_size / 1024, method.trained_parameters()
     classes = len(method.trained_classnames)

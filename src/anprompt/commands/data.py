@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anprompt.commands.common import add_layout, say_reading
-from anprompt.commands.parser import one_of, whole
-from anprompt.commands.terminal import note_line, print_json, progress, say, table
+from anprompt.commands._shared.common import add_layout, say_reading
+from anprompt.commands._shared.parser import one_of, whole
+from anprompt.commands._shared.terminal import note_line, print_json, progress, say, table
 from anprompt.errors import UserError, choices
 
 if TYPE_CHECKING:
-    from anprompt.data.check import Check
+    from anprompt.data.classic.check import Check
 
 _ACTIONS = ("list", "check", "prepare")
 # Options that mean something to one action only.
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from anprompt.data.catalog import CATALOG
+    from anprompt.data.classic.catalog import CATALOG
     from anprompt.data.embedded import EMBEDDED_SETS
 
     if args.names:
@@ -74,7 +74,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from anprompt.data.catalog import CATALOG
+    from anprompt.data.classic.catalog import CATALOG
     from anprompt.data.sources import check_dataset
 
     if args.names and not any(_is_classic(name) for name in args.names):
@@ -104,7 +104,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _is_classic(name: str) -> bool:
     """Whether a word can only mean a classic data set: it is one's name, or nothing that lies there."""
-    from anprompt.data.catalog import CATALOG
+    from anprompt.data.classic.catalog import CATALOG
 
     if name.startswith("coop:") or name in CATALOG:
         return True
@@ -152,7 +152,7 @@ def _require_folder(root: str) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from anprompt.data.prepare import prepare
+    from anprompt.data.classic.prepare import prepare
 
     if len(args.names) != 1:
         raise UserError("'data prepare' takes one NAME, e.g. 'data prepare dtd --from dtd-r1.0.1/ --root data/'.")

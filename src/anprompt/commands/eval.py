@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from anprompt.commands.common import ZEROSHOT, add_adapter, add_data, add_device, add_names, open_method
-from anprompt.commands.parser import one_of
-from anprompt.commands.terminal import note_line, percent, print_json, progress, say, table
-from anprompt.commands.together import together
+from anprompt.commands._shared.common import (
+    ZEROSHOT,
+    add_adapter,
+    add_data,
+    add_device,
+    add_names,
+    open_method,
+)
+from anprompt.commands._shared.parser import one_of
+from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, say, table
+from anprompt.commands._shared.together import together
 from anprompt.errors import UserError
 
 PARTS = ("test", "val", "train")
 
 if TYPE_CHECKING:
     from anprompt.data.types import Dataset
-    from anprompt.process_group import Team
+    from anprompt.prompting.process_group import Team
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _trained(args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names and labels of the trained classes; none for zero-shot CLIP. A slip in the folder's name shows here."""
-    from anprompt.checkpoint import read_config, trained_labels
+    from anprompt.adapters.adapter import read_config, trained_labels
 
     if args.adapter == ZEROSHOT:
         return (), ()
@@ -60,7 +67,7 @@ def _trained(args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]
 
 def _trained_on(args: argparse.Namespace, data: Dataset) -> bool:
     """Whether the adapter's record tells of just these data: the same name, classes and counts."""
-    from anprompt.checkpoint import read_config
+    from anprompt.adapters.adapter import read_config
     from anprompt.data.reading import class_counts
 
     if args.adapter == ZEROSHOT:
@@ -78,9 +85,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.reading import reading_record
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
-    from anprompt.evaluate import calibration_error
-    from anprompt.loaders import part_items
-    from anprompt.tuning import score
+    from anprompt.evaluation.evaluate import calibration_error
+    from anprompt.evaluation.loaders import part_items
+    from anprompt.training.job import score
 
     trained, labels = _trained(args)
     data = open_dataset(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from anprompt.commands.common import add_adapter, open_method
-from anprompt.commands.parser import one_of, whole
+from anprompt.commands._shared.common import add_adapter, open_method
+from anprompt.commands._shared.parser import one_of, whole
+from anprompt.commands._shared.terminal import print_json, say
 from anprompt.commands.predict import class_list
-from anprompt.commands.terminal import print_json, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, trace, check, write."""
-    from anprompt.export import check_target, export_onnx
+    from anprompt.adapters.onnx import check_target, export_onnx
 
     check_target(args.out, args.opset, args.overwrite)  # slips show before a model is loaded
     names = class_list(args.classes) if args.classes is not None else None

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anprompt.commands.common import add_data, add_device, add_names, say_reading
-from anprompt.commands.parser import add_bank, positive, setting, shots, whole
-from anprompt.commands.terminal import note_line, percent, print_json, progress, say
-from anprompt.commands.together import together
+from anprompt.commands._shared.common import add_data, add_device, add_names, say_reading
+from anprompt.commands._shared.parser import add_bank, positive, setting, shots, whole
+from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, say
+from anprompt.commands._shared.together import together
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from anprompt.data.bank import ViewBank
     from anprompt.data.types import Dataset
-    from anprompt.evaluate import Metrics
-    from anprompt.process_group import Team
-    from anprompt.tensorboard import TensorBoard
-    from anprompt.tuning import Job, Tuned
+    from anprompt.evaluation.evaluate import Metrics
+    from anprompt.prompting.process_group import Team
+    from anprompt.training.feature_cache import ViewBank
+    from anprompt.training.job import Job, Tuned
+    from anprompt.training.tensorboard import TensorBoard
 
 STATE = ".state"
 
@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.backbones import load_backbone, resolve_device
-    from anprompt.data.bank import DiskBank
     from anprompt.data.name_lists import named
     from anprompt.data.sources import open_dataset
     from anprompt.methods import check_template
-    from anprompt.process_group import on_first
-    from anprompt.tensorboard import require_tensorboard
-    from anprompt.tuning import split_settings
+    from anprompt.prompting.process_group import on_first
+    from anprompt.training.feature_cache import DiskBank
+    from anprompt.training.job import split_settings
+    from anprompt.training.tensorboard import require_tensorboard
     from anprompt.utils.locks import hold
 
     out = Path(args.out)
@@ -109,10 +109,10 @@ def _train(
 ) -> None:
     """Train, test, save, tell."""
     from anprompt.adapters import parameters
-    from anprompt.checkpoint import save_adapter
-    from anprompt.tensorboard import board
-    from anprompt.tuning import run as tune
-    from anprompt.tuning import split_settings
+    from anprompt.adapters.adapter import save_adapter
+    from anprompt.training.job import run as tune
+    from anprompt.training.job import split_settings
+    from anprompt.training.tensorboard import board
 
     out = Path(args.out)
     _announce(args, job, team)
@@ -153,7 +153,7 @@ def _plan(
     args: argparse.Namespace, dataset: Dataset, backbone: Any, settings: Mapping, train: Mapping
 ) -> Job:
     from anprompt.methods import method_class, preset
-    from anprompt.tuning import plan, read_descriptions, wants_descriptions
+    from anprompt.training.job import plan, read_descriptions, wants_descriptions
 
     recipe = preset(args.method)
     config = method_class(recipe.method).Config.from_dict({**recipe.settings, **settings})
@@ -183,7 +183,7 @@ def check_out(out: Path) -> None:
     Raises:
         UserError: a file is in the way, or the folder can't be written.
     """
-    from anprompt.checkpoint import check_place
+    from anprompt.adapters.adapter import check_place
 
     try:
         check_place(out, overwrite=True)  # what is in it is asked when the run is known
@@ -193,8 +193,8 @@ def check_out(out: Path) -> None:
 
 def _finished(out: Path, job: Job, *, overwrite: bool) -> bool:
     """Whether the folder holds this run's adapter; refuses folders that hold something else."""
+    from anprompt.adapters.adapter import read_config
     from anprompt.adapters.place import holds_adapter_here, holds_another
-    from anprompt.checkpoint import read_config
 
     if not holds_adapter_here(out, overwrite=overwrite, option="--out", remedy="--overwrite"):
         return False
@@ -206,7 +206,7 @@ def _finished(out: Path, job: Job, *, overwrite: bool) -> bool:
 
 def _keep_state(state: Path, job: Job, *, overwrite: bool) -> None:
     """Note which run the state belongs to; with --overwrite, the state of another run goes."""
-    from anprompt.files import read_json, write_json
+    from anprompt.utils.files import read_json, write_json
 
     if state.is_symlink():  # a folder from elsewhere must not choose where this one writes
         raise UserError(f"{str(state)!r} is a link; remove it, or choose another --out folder.")
@@ -261,7 +261,7 @@ class _Progress:
 
 
 def _estimate(args: argparse.Namespace, job: Job, bank: ViewBank | None) -> int:
-    from anprompt.forecast import forecast, in_words
+    from anprompt.training.forecast import forecast, in_words
 
     _announce(args, job)
     found = forecast(job, bank)
@@ -274,7 +274,7 @@ def _estimate(args: argparse.Namespace, job: Job, bank: ViewBank | None) -> int:
 
 
 def _test(args: argparse.Namespace, job: Job, tuned: Tuned, team: Team | None) -> Metrics | None:
-    from anprompt.tuning import score
+    from anprompt.training.job import score
 
     if not job.dataset.test:
         return None
@@ -305,7 +305,7 @@ def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) ->
 
 
 def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: Mapping[str, Any]) -> None:
-    from anprompt.checkpoint import TENSORS
+    from anprompt.adapters.adapter import TENSORS
 
     size = (out / TENSORS).stat().st_size / 1024
     trained, log = tuned.method.trained_parameters(), tuned.log

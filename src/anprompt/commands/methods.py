@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from anprompt.commands.terminal import print_json, say, table
+from anprompt.commands._shared.terminal import print_json, say, table
 from anprompt.errors import UserError, choices
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def describe(name: str, backbone: Backbone) -> dict[str, Any]:
         backbone (None with `not_counted`, the reason, where it can't be built there), and the preset's file.
     """
     from anprompt.methods import build_method, method_class, preset
-    from anprompt.train import TrainConfig
+    from anprompt.training.loop import TrainConfig
 
     recipe = preset(name)
     cls = method_class(recipe.method)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anprompt.commands.common import ZEROSHOT, add_adapter, add_device, open_method
-from anprompt.commands.parser import share, whole
-from anprompt.commands.terminal import note_line, percent, print_json, progress, safe, say, table
+from anprompt.commands._shared.common import ZEROSHOT, add_adapter, add_device, open_method
+from anprompt.commands._shared.parser import share, whole
+from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, safe, say, table
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def _threshold(args: argparse.Namespace, classifier: Classifier) -> float | None
     """The least probability of an answer; None where any will do."""
     if args.threshold is not None or not args.none_of_these:
         return args.threshold
-    from anprompt.calibration_record import of_adapter
-    from anprompt.predict import trained_threshold
+    from anprompt.adapters.calibration_record import of_adapter
+    from anprompt.classifier import trained_threshold
 
     if args.adapter == ZEROSHOT:
         raise UserError(
@@ -137,7 +137,7 @@ def _predict(
     from anprompt.data.crop import centre_view
     from anprompt.data.images import open_picture
     from anprompt.data.views import normalised
-    from anprompt.inference import predict_logits
+    from anprompt.evaluation.inference import predict_logits
 
     backbone = classifier.method.backbone
     views, read, failed = [], [], []
@@ -194,7 +194,7 @@ def _print(
 
 def _words(answer: dict[str, Any]) -> list[str]:
     """The cells of one picture: the answers with their probabilities, "none of these" before them."""
-    from anprompt.calibrate import NONE
+    from anprompt.evaluation.calibration import NONE
 
     shown = [f"{safe(t['class'])} {percent(t['probability'])}" for t in answer["top"]]
     return [NONE, *shown] if answer.get("none_of_these") else shown

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anprompt.commands.terminal import print_json, say
+from anprompt.commands._shared.terminal import print_json, say
 from anprompt.errors import UserError
-from anprompt.store import is_url
+from anprompt.utils.storage import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anprompt.results import Record
+    from anprompt.experiments.records import Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,12 @@ import socket
 import sys
 from pathlib import Path
 
-from anprompt.commands.common import add_adapter, add_device, open_method
-from anprompt.commands.parser import up_to, whole
+from anprompt.commands._shared.common import add_adapter, add_device, open_method
+from anprompt.commands._shared.parser import up_to, whole
+from anprompt.commands._shared.terminal import note_line, print_json, say
 from anprompt.commands.predict import class_list
-from anprompt.commands.terminal import note_line, print_json, say
 from anprompt.errors import UserError
-from anprompt.files import first_line, read_text
+from anprompt.utils.files import first_line, read_text
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
 MOST_MB, MOST_SECONDS = 1000, 3600

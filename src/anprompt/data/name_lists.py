@@ -22,7 +22,7 @@ from typing import Any
 from anprompt.data.names import class_key, spoken
 from anprompt.data.types import Dataset
 from anprompt.errors import LONGEST, UserError
-from anprompt.files import LARGEST_TEXT, check_readable
+from anprompt.utils.files import LARGEST_TEXT, check_readable
 
 log = logging.getLogger("anprompt")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from anprompt.data.catalog import CATALOG
-from anprompt.data.check import check_dataset
-from anprompt.data.coop import coop_dataset
+from anprompt.data.classic.catalog import CATALOG
+from anprompt.data.classic.check import check_dataset
+from anprompt.data.classic.coop import coop_dataset
 from anprompt.data.folder import folder_dataset
 from anprompt.data.images import shown
 from anprompt.data.reading import log_reading

@@ -14,7 +14,7 @@ from anprompt.data.part_names import plain_part
 from anprompt.data.reading import PARTS
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
-from anprompt.files import LARGEST_TEXT, check_readable
+from anprompt.utils.files import LARGEST_TEXT, check_readable
 
 # Names of the columns, in lower case; the first is ours, the others are those of other tools.
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "filepath")

@@ -17,7 +17,6 @@ from typing import Any
 
 from anprompt.backbones.base import CAPABILITIES, Backbone
 from anprompt.errors import UserError, choices
-from anprompt.machine import align
 from anprompt.methods.anprompt import ANPrompt
 from anprompt.methods.base import Head, Method, MethodConfig
 from anprompt.methods.classifier import Classifier
@@ -28,6 +27,7 @@ from anprompt.methods.mmrl import MMRL
 from anprompt.methods.mmrlpp import MMRLpp
 from anprompt.methods.promptsrc import PromptSRC
 from anprompt.methods.zeroshot import ZeroShot
+from anprompt.utils.machine import align
 
 if sys.version_info >= (3, 11):
     import tomllib

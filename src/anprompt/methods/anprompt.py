@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
-from anprompt.losses import cosine_alignment, wa_loss
 from anprompt.methods.base import Gather, Head, Method, MethodConfig, Parts, TextState, itself
 from anprompt.methods.layers import BlockLinear, SharedResidual, linear_init, prompted_blocks
+from anprompt.methods.losses import cosine_alignment, wa_loss
+from anprompt.methods.weak_noise import noise_prompts, weak_noise_features
 from anprompt.noise.text import noisy_sentences
-from anprompt.noise.weak_noise import noise_prompts, weak_noise_features
-from anprompt.prompting import (
+from anprompt.prompting.prompts import (
     ClassBank,
     DeepTokens,
     Vision,

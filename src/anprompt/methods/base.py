@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from anprompt.backbones.base import Backbone
 from anprompt.data.names import class_key, spoken
 from anprompt.errors import UserError, choices
-from anprompt.prompting import ClassBank, Vision, class_bank, see
+from anprompt.prompting.prompts import ClassBank, Vision, class_bank, see
 
 Head = Literal["trained", "unseen"]
 Parts = Literal["both", "trunk", "frozen"]  # of an image state
@@ -92,9 +92,9 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
         labels: what the data called these classes, where they were given other names; else empty.
-        temperature: divides the logits of the trained head in a `Classifier`; see `anprompt.calibrate`.
+        temperature: divides the logits of the trained head in a `Classifier`; see `anprompt.evaluation.calibration`.
         splits: whether the loss is a mean over the batch's pictures, or asks `gather` for what it takes of
-            all of them; only then may several processes share a batch (`anprompt.distributed`).
+            all of them; only then may several processes share a batch (`anprompt.training.distributed`).
     """
 
     name: ClassVar[str]

@@ -28,8 +28,8 @@ from anprompt.methods.context import (
     contexts_features,
 )
 from anprompt.methods.layers import linear
-from anprompt.packing import pack
-from anprompt.prompting import ClassBank, Vision
+from anprompt.prompting.packing import pack
+from anprompt.prompting.prompts import ClassBank, Vision
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,16 @@ from torch import Tensor
 from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
 from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
-from anprompt.packing import pack
-from anprompt.prompting import ClassBank, Vision, blend_after_first, prompted_image, prompted_text, unit
-from anprompt.sharing import read_text_shared
+from anprompt.prompting.packing import pack
+from anprompt.prompting.prompts import (
+    ClassBank,
+    Vision,
+    blend_after_first,
+    prompted_image,
+    prompted_text,
+    unit,
+)
+from anprompt.prompting.shared_text import read_text_shared
 
 POSITIONS = ("end", "middle", "front")
 

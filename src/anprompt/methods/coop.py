@@ -26,7 +26,7 @@ from anprompt.methods.context import (
     context_start,
     context_words,
 )
-from anprompt.prompting import ClassBank, Vision
+from anprompt.prompting.prompts import ClassBank, Vision
 
 
 @dataclass(frozen=True)

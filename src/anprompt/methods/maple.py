@@ -31,7 +31,7 @@ from anprompt.methods.context import (
     see_embedding,
 )
 from anprompt.methods.layers import BlockLinear
-from anprompt.prompting import ClassBank, Vision
+from anprompt.prompting.prompts import ClassBank, Vision
 
 
 @dataclass(frozen=True)

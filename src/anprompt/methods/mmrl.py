@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.errors import UserError
-from anprompt.losses import cosine_alignment
 from anprompt.methods.base import Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.layers import BlockLinear, prompted_blocks
-from anprompt.prompting import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
+from anprompt.methods.losses import cosine_alignment
+from anprompt.prompting.prompts import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from anprompt.data.names import spoken
 from anprompt.errors import UserError
-from anprompt.losses import feature_l1, logit_kl
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
     ContextBank,
@@ -32,8 +31,9 @@ from anprompt.methods.context import (
     prompt_depth,
     see_embedding,
 )
-from anprompt.prompting import ClassBank, Vision, ensemble_features
-from anprompt.templates import IMAGENET_TEMPLATES
+from anprompt.methods.losses import feature_l1, logit_kl
+from anprompt.methods.templates import IMAGENET_TEMPLATES
+from anprompt.prompting.prompts import ClassBank, Vision, ensemble_features
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
-from anprompt.prompting import ClassBank, Vision, ensemble_features
-from anprompt.templates import IMAGENET_TEMPLATES
+from anprompt.methods.templates import IMAGENET_TEMPLATES
+from anprompt.prompting.prompts import ClassBank, Vision, ensemble_features
 
 SENTENCES = ("template", "ensemble", "descriptions")
 

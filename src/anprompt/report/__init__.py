@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anprompt.gallery import gallery_png
+from anprompt.report.gallery import gallery_png
 from anprompt.report.markup import data_uri
 from anprompt.report.page import NEXT, check_report, render, write_report
 

@@ -9,9 +9,9 @@ from typing import Any
 from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
-from anprompt.gallery import Gallery, choose
+from anprompt.experiments.records import Record, dataset_hash, read_records
+from anprompt.report.gallery import Gallery, choose
 from anprompt.report.grid import Kinds, noise_grid
-from anprompt.results import Record, dataset_hash, read_records
 from anprompt.tables import conditions, in_order, label, labels, shown_name
 from anprompt.tables.runs import REFERENCE, untrained
 from anprompt.tables.sound import sound_records

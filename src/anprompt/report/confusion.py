@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anprompt.experiments.records import Record, labels, predicted
 from anprompt.report import markup
 from anprompt.report.grid import HALVES, Grid
 from anprompt.report.markup import Cell, Line
-from anprompt.results import Record, labels, predicted
 from anprompt.tables import nice, shown_name
 
 TOP = 8  # confusions listed per data set

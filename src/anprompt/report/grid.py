@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anprompt.conditions import Condition
 from anprompt.errors import UserError
-from anprompt.results import Record
-from anprompt.stats import Spread, harmonic_mean
+from anprompt.evaluation.conditions import Condition
+from anprompt.evaluation.statistics import Spread, harmonic_mean
+from anprompt.experiments.records import Record
 from anprompt.tables import CLEAN, conditions, in_order, label, labels, matched
 
 HALVES = ("base", "new")

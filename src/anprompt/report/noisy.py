@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from anprompt.conditions import Condition
+from anprompt.evaluation.conditions import Condition
 from anprompt.report import charts, markup, plots
 from anprompt.report.grid import HALVES, Grid, families
 from anprompt.report.overview import FEW, dots, rows_table

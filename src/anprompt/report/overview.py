@@ -6,13 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from anprompt import stats
 from anprompt.errors import UserError
+from anprompt.evaluation import statistics as stats
+from anprompt.evaluation.statistics import Spread, harmonic_mean
 from anprompt.report import charts, markup, plots
 from anprompt.report.grid import Grid
 from anprompt.report.markup import Cell, Line
 from anprompt.report.tables import LONG, tables
-from anprompt.stats import Spread, harmonic_mean
 from anprompt.tables import Row, Sheet, base_new_rows, in_order, nice, shown_name
 
 FEW = 3  # methods that a line of dots can show

@@ -11,24 +11,24 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from anprompt.conditions import Condition
 from anprompt.errors import UserError
+from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.protocols import PROTOCOLS
-from anprompt.files import check_output, write_text
-from anprompt.gallery import Gallery
-from anprompt.machine import in_words
+from anprompt.experiments.records import Record
 from anprompt.report import charts, markup, training
 from anprompt.report.confusion import confusions
+from anprompt.report.gallery import Gallery
 from anprompt.report.grid import Grid, Kinds, noise_grid, styles
 from anprompt.report.noisy import noise
 from anprompt.report.overview import heat, result
 from anprompt.report.pictures import pictures
 from anprompt.report.shots import few_shot
 from anprompt.report.tables import pick, tables
-from anprompt.results import Record
 from anprompt.tables import conditions, in_order, label, labels, nice, sheets, shown_name
 from anprompt.tables.sheet import Sheet
 from anprompt.tables.sound import sound_records
+from anprompt.utils.files import check_output, write_text
+from anprompt.utils.machine import in_words
 
 # What says that a page was written here; the second is that of pages from before there was the first.
 GENERATOR = '<meta name="generator" content="anprompt">'

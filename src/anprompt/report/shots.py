@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from anprompt.evaluation.statistics import Spread
+from anprompt.experiments.records import Record
 from anprompt.report import charts, markup, plots
-from anprompt.results import Record
-from anprompt.stats import Spread
 from anprompt.tables import in_order, label, labels, nice, shown_name
 
 MANY = 4  # curves from which intervals would hide each other

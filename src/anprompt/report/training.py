@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from anprompt.experiments.records import Record
 from anprompt.report import charts, markup
-from anprompt.results import Record
 from anprompt.tables import label, labels, nice, shown_name
 
 PARTS = {

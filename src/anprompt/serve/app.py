@@ -23,9 +23,9 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.types import Receive
 
 from anprompt._version import __version__
-from anprompt.conditions import NOISE_SEED
 from anprompt.data.names import check_classnames
 from anprompt.errors import NotFinite, UserError
+from anprompt.evaluation.conditions import NOISE_SEED
 from anprompt.methods.base import Method
 from anprompt.noise.image import GROUPS, IMAGE_NOISE, SEVERITIES, corrupt, picture_rng
 from anprompt.serve import schema

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anprompt.compute import threads_for
 from anprompt.data.views import normalised
 from anprompt.errors import UserError
-from anprompt.inference import image_states, logits_of
+from anprompt.evaluation.inference import image_states, logits_of
 from anprompt.methods import build_method
 from anprompt.methods.base import Head, Method, Parts
 from anprompt.methods.classifier import Classifier
-from anprompt.prompting import Vision
+from anprompt.prompting.compute import threads_for
+from anprompt.prompting.prompts import Vision
 
 KEPT_BYTES = 256 * 2**20
 

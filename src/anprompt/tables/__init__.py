@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anprompt.stats import Spread
+from anprompt.evaluation.statistics import Spread
 from anprompt.tables.build import sheets
 from anprompt.tables.render import (
     MARK,

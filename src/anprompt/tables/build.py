@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from anprompt.errors import UserError, choices
 from anprompt.experiments.protocols import PROTOCOLS
-from anprompt.results import Record
+from anprompt.experiments.records import Record
 from anprompt.tables.base_to_new import base_to_new_sheets
 from anprompt.tables.few_shot import few_shot_sheets
 from anprompt.tables.figures import figure_sheets

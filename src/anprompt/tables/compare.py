@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anprompt.results import Record
-from anprompt.stats import Cell as Place
-from anprompt.stats import McNemar, average_ranks, compare, mcnemar_entries, pooled
+from anprompt.evaluation.statistics import Cell as Place
+from anprompt.evaluation.statistics import McNemar, average_ranks, compare, mcnemar_entries, pooled
+from anprompt.experiments.records import Record
 from anprompt.tables.runs import Batch, Grid, Values, note
 from anprompt.tables.sheet import LOW, NEITHER, Cell, Column, Line, Sheet, columns
 

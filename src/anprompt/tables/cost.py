@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from anprompt.machine import in_words
-from anprompt.results import Record
+from anprompt.experiments.records import Record
 from anprompt.tables.runs import Batch, Grid, note
 from anprompt.tables.sheet import NEITHER, Cell, Line, Sheet, columns
+from anprompt.utils.machine import in_words
 
 Read = Callable[[Record], Any]
 COSTS: dict[str, tuple[Read, str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anprompt.results import Record
+from anprompt.experiments.records import Record
 from anprompt.tables.compare import paired_sheet, picture_sheet, rank_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.noise import noise_sheets

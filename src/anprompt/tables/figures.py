@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from anprompt.experiments.protocols import PROTOCOLS
-from anprompt.results import Record
+from anprompt.experiments.records import Record
 from anprompt.tables.compare import paired_sheet, rank_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.runs import Batch, Grid, average_spread, by_dataset, line_of, note, spread_note

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from anprompt.errors import UserError
+from anprompt.evaluation.statistics import Spread, flip_rate, relative_drop
+from anprompt.experiments.records import Record
 from anprompt.noise.image import UNSEEN
-from anprompt.results import Record
-from anprompt.stats import Spread, flip_rate, relative_drop
 from anprompt.tables.compare import paired_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.rows import shown_name

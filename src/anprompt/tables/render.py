@@ -13,10 +13,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from anprompt import store
 from anprompt.experiments.protocols import PROTOCOLS
-from anprompt.files import check_output
 from anprompt.tables.sheet import Sheet
+from anprompt.utils import storage as store
+from anprompt.utils.files import check_output
 
 MARK = "<!-- written by anprompt -->\n"
 CSV_HEAD = ("sheet", "group", "name", "column", "mean", "std", "ci95", "low", "high", "n", "text")

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from anprompt.errors import UserError
-from anprompt.results import Record
-from anprompt.stats import Spread, harmonic_mean
+from anprompt.evaluation.statistics import Spread, harmonic_mean
+from anprompt.experiments.records import Record
 
 CLEAN = "clean"
 MEAN, MEAN_H = "average (H of the averages)", "average (average of the H)"

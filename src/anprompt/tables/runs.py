@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from anprompt.errors import UserError
+from anprompt.evaluation.statistics import Spread
 from anprompt.experiments.protocols import PROTOCOLS
-from anprompt.results import Record
-from anprompt.stats import Spread
+from anprompt.experiments.records import Record
 from anprompt.tables.rows import label, shown_name, untrained
 from anprompt.tables.sheet import Cell, Line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from anprompt.stats import TIE_DECIMALS, Interval, Paired, Spread
+from anprompt.evaluation.statistics import TIE_DECIMALS, Interval, Paired, Spread
 
 HIGH, LOW, NEITHER = "high", "low", ""
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from anprompt.errors import UserError
-from anprompt.files import first_line
+from anprompt.utils.files import first_line
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anprompt.results import Record
+from anprompt.experiments.records import Record
 from anprompt.tables.compare import paired_sheet, picture_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.noise import noise_sheets

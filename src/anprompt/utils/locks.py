@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from anprompt.errors import UserError
-from anprompt.files import check_regular_target, read_json, write_json
+from anprompt.utils.files import check_regular_target, read_json, write_json
 
 LOCK, OWNER = ".lock", ".lock.owner"
 SWEEPS = ".sweeps"  # below a runs folder: a folder for each sweep that works there now

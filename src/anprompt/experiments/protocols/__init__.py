@@ -1,4 +1,4 @@
-"""The protocols by name. Other packages add theirs through the entry-point group `anprompt.protocols`
+"""The protocols by name. Other packages add theirs through the entry-point group `anprompt.experiments`
 (name -> `Protocol` class), or within a process with `register_protocol`."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["PROTOCOLS", "Part", "Protocol", "protocol", "register_protocol"]
 _BUILT_IN: tuple[Protocol, ...] = (BaseToNew(), FewShot(), CrossDataset(), Domains(), Noise())
 PROTOCOLS: dict[str, Protocol] = {
     **{one.name: one for one in _BUILT_IN},
-    **{point.name: point.load()() for point in entry_points(group="anprompt.protocols")},
+    **{point.name: point.load()() for point in entry_points(group="anprompt.experiments")},
 }
 
 

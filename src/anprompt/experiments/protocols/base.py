@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from anprompt.data.types import Dataset
 
 if TYPE_CHECKING:
-    from anprompt.protocols.spec import RunSpec
+    from anprompt.experiments.spec import RunSpec
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from anprompt.data.splits import subset_classes
 from anprompt.data.types import Dataset
+from anprompt.evaluation.statistics import harmonic_mean
 from anprompt.experiments.protocols.base import Part, Protocol
-from anprompt.stats import harmonic_mean
 
 if TYPE_CHECKING:
-    from anprompt.protocols.spec import RunSpec
+    from anprompt.experiments.spec import RunSpec
 
 HALVES = ("base", "new")
 

@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from anprompt.data.catalog import BENCHMARKS
+from anprompt.data.classic.catalog import BENCHMARKS
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.experiments.protocols.base import Part, Protocol
-from anprompt.results import dataset_hash
+from anprompt.experiments.records import dataset_hash
 
 if TYPE_CHECKING:
-    from anprompt.protocols.spec import RunSpec
+    from anprompt.experiments.spec import RunSpec
 
 SOURCE = "source"
 IMAGENET = "coop:imagenet"

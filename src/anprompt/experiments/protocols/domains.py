@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from anprompt.data.catalog import IMAGENET_VARIANTS
+from anprompt.data.classic.catalog import IMAGENET_VARIANTS
 from anprompt.data.names import class_key
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError, choices
@@ -14,7 +14,7 @@ from anprompt.experiments.protocols.base import Part
 from anprompt.experiments.protocols.cross_dataset import IMAGENET, SOURCE, CrossDataset
 
 if TYPE_CHECKING:
-    from anprompt.protocols.spec import RunSpec
+    from anprompt.experiments.spec import RunSpec
 
 
 class Domains(CrossDataset):

@@ -9,7 +9,7 @@ from anprompt.data.types import Dataset
 from anprompt.experiments.protocols.base import Part, Protocol
 
 if TYPE_CHECKING:
-    from anprompt.protocols.spec import RunSpec
+    from anprompt.experiments.spec import RunSpec
 
 
 class FewShot(Protocol):

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from anprompt.conditions import all_conditions
+from anprompt.evaluation.conditions import all_conditions
+from anprompt.evaluation.statistics import harmonic_mean
 from anprompt.experiments.protocols.base_to_new import HALVES, BaseToNew
-from anprompt.stats import harmonic_mean
 
 
 class Noise(BaseToNew):

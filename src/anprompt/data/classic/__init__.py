@@ -1,0 +1,1 @@
+"""The field's classic data sets: catalog, check, preparation, CoOp's layout."""

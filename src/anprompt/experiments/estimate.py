@@ -1,0 +1,179 @@
+"""What a sweep will take: from records of such runs where there are some, else from a few steps measured here."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from anprompt.data.splits import few_shot, subset_classes
+from anprompt.data.types import Dataset
+from anprompt.errors import UserError
+from anprompt.evaluation.conditions import Condition
+from anprompt.evaluation.evaluate import evaluate
+from anprompt.evaluation.loaders import make_views
+from anprompt.evaluation.wording import Words, worded
+from anprompt.experiments import Lab, RunSpec
+from anprompt.experiments.measurement import MOST_CLASSES
+from anprompt.experiments.protocols import protocol
+from anprompt.experiments.records import Record, finished, read_records
+from anprompt.experiments.sweep import is_untrained
+from anprompt.methods import Method, build_method, preset
+from anprompt.prompting.compute import threads_for
+from anprompt.training.forecast import step_times
+from anprompt.training.loop import Run, TrainConfig, epoch_order
+from anprompt.utils.machine import peak_memory_mb, reset_peak_memory
+
+STEPS, PICTURES, SECONDS = 3, 40, 0.5  # of a measurement: at least so many steps, and for so long
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How quick a method is on this machine, and how large.
+
+    Attributes:
+        step_s: seconds of a training step; 0 where nothing is trained.
+        picture_s: seconds of testing one picture once.
+        memory_mb: largest resident size of the process.
+        records: number of runs it is from; 0 for one measured now.
+    """
+
+    step_s: float
+    picture_s: float
+    memory_mb: float
+    records: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One run of a sweep: whether it is done, and what it takes if not."""
+
+    spec: RunSpec
+    done: bool
+    seconds: float
+    pace: Pace | None
+
+
+def estimate(specs: Sequence[RunSpec], runs: str | Path, lab: Lab) -> list[Estimate]:
+    """An estimate for each run; every (protocol, method, settings) that no record tells of is measured once."""
+    records = _records(runs)
+    paces: dict[tuple[Any, ...], Pace] = {}
+    found = []
+    for spec in specs:
+        if finished(runs, spec.identity()):
+            found.append(Estimate(spec, True, 0.0, None))
+            continue
+        key = _kind(spec)
+        if key not in paces:
+            paces[key] = from_records(spec, records) or measured(spec, lab)
+        found.append(Estimate(spec, False, seconds(spec, paces[key], lab), paces[key]))
+    return found
+
+
+def seconds(spec: RunSpec, pace: Pace, lab: Lab) -> float:
+    """Time of one run: its training steps, and its test pictures once for each time they are looked at."""
+    tested, classes = _tested(spec, lab)
+    pictures = tested * looks(spec.conditions, classes)
+    return _steps(spec, lab) * pace.step_s + pictures * pace.picture_s
+
+
+def looks(conditions: Sequence[str], classes: int) -> int:
+    """How often the test pictures pass: clean, under each picture noise, and for the words all at once."""
+    parsed = [Condition.parse(text) for text in conditions]
+    words = sum(condition.kind != "image" for condition in parsed)
+    return 1 + len(parsed) - words + -(-words * classes // MOST_CLASSES)
+
+
+# --- from records ---------------------------------------------------------------------------------
+def _records(runs: str | Path) -> list[Record]:
+    try:
+        return read_records(runs)
+    except UserError:  # no folder yet, or nothing in it
+        return []
+
+
+def _kind(spec: RunSpec) -> tuple[Any, ...]:
+    """What makes runs alike in pace."""
+    return spec.recipe, spec.method, spec.backbone, spec.precision, spec.settings, spec.train
+
+
+def from_records(spec: RunSpec, records: Sequence[Record]) -> Pace | None:
+    """The median pace of records with the same recipe, method, backbone and settings."""
+    identity = spec.identity()
+    keys = ("protocol", "method", "backbone", "precision", "settings", "train")
+    alike = [r for r in records if all(r["spec"].get(key) == identity[key] for key in keys)]
+    if not alike:
+        return None
+    steps = [r["timings"]["step_s"] or 0.0 for r in alike]
+    per_picture = [r["timings"]["eval_s"] / _looked(r) for r in alike]
+    memory = max(r["memory"]["peak_mb"] for r in alike)
+    return Pace(statistics.median(steps), statistics.median(per_picture), memory, len(alike))
+
+
+def _looked(record: Record) -> int:
+    """Pictures that a run looked at, each as often as it did."""
+    metrics = record["metrics"]
+    entries = [v for k, v in metrics.items() if k in ("base", "new", "all", "source")]
+    entries += list(metrics.get("targets", {}).values())
+    classes = max(len(entry["per_class"]) for entry in entries)
+    return sum(entry["pictures"] for entry in entries) * looks(record["spec"]["conditions"], classes)
+
+
+# --- measured here --------------------------------------------------------------------------------
+def _config(spec: RunSpec, lab: Lab) -> TrainConfig:
+    recipe = preset(spec.method, spec.recipe, dataset=lab.dataset(spec).name, shots=spec.shots or 0)
+    values = {**recipe.train, **dict(spec.train), "seed": spec.seed, "precision": spec.precision}
+    return cast(TrainConfig, TrainConfig.from_dict(values))
+
+
+def _classes(spec: RunSpec, lab: Lab) -> Dataset:
+    drawn = few_shot(lab.dataset(spec), spec.shots, spec.seed)
+    return subset_classes(drawn, protocol(spec.protocol).classes)
+
+
+def _steps(spec: RunSpec, lab: Lab) -> int:
+    if is_untrained(spec.method):
+        return 0
+    config = _config(spec, lab)
+    count = len(_classes(spec, lab).train)
+    return config.epochs * len(epoch_order(count, config.batch_size, 0, 0))
+
+
+def _tested(spec: RunSpec, lab: Lab) -> tuple[int, int]:
+    """Test pictures of all parts of a run, and the most classes in one of them."""
+    sets = [lab.dataset(spec), *(lab.dataset(spec, name) for name in spec.targets)]
+    targets = dict(zip(spec.targets, sets[1:]))
+    parts = protocol(spec.protocol).parts(spec, sets[0], targets).values()
+    return sum(len(part.data.test) for part in parts), max(len(part.data.classnames) for part in parts)
+
+
+def measured(spec: RunSpec, lab: Lab) -> Pace:
+    """Build the method, run a few steps and a few test pictures, forget it; a few seconds."""
+    backbone, data = lab.backbone(spec), _classes(spec, lab)
+    reset_peak_memory()
+    with threads_for(backbone):
+        method = build_method(
+            spec.method, backbone, data.classnames, template=data.template, settings=dict(spec.settings),
+            descriptions=lab.descriptions(spec, lab.dataset(spec).classnames), seed=spec.seed,
+            protocol=spec.recipe, dataset=data.name, shots=spec.shots or 0,
+        )  # fmt: skip
+        step_s = 0.0 if is_untrained(spec.method) else _step_seconds(method, data, _config(spec, lab))
+        words = Words.clean(data.classnames, data.template, lab.descriptions(spec, data.classnames))
+        classifier, _ = worded(method, [words])
+        views = make_views(backbone, data, data.test[:PICTURES], probe="eval")
+        started = time.perf_counter()
+        evaluate(classifier, views, precision=spec.precision)
+        picture_s = (time.perf_counter() - started) / len(views)
+    return Pace(step_s, picture_s, peak_memory_mb(), 0)
+
+
+def _step_seconds(method: Method, data: Dataset, config: TrainConfig) -> float:
+    """Mean of a few steps of such a run, after two to warm up."""
+    views = make_views(method.backbone, data, data.train[: STEPS * config.batch_size], config=config)
+    run = Run(method, views, dataclasses.replace(config, epochs=max(config.epochs, STEPS)))
+    run.begin(None)
+    return statistics.fmean(step_times(run, time.perf_counter, SECONDS, STEPS)[1:])

@@ -1,0 +1,222 @@
+"""Splicing prompt tokens into the frozen encoders: the one engine all methods use.
+
+Token sequences:
+
+    text    [SOS, p_1 .. p_K, words ..., EOT]      causal, feature read at EOT + K
+    vision  [CLS, p_1 .. p_K, patch_1 .. patch_P]
+
+Blocks below the first prompted one see no prompt: their output is constant per class list (text) or
+per picture (vision) and is computed without gradient, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
+from anprompt.errors import choices
+from anprompt.prompting.packing import Packing, pack
+from anprompt.prompting.shared_text import read_text_shared, run_image_read, run_text_shared
+
+ENGINES = ("shared", "plain")
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows scaled to length 1, in fp32 (features of half-precision passes are compared in full)."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def insert_after_first(x: Tensor, tokens: Tensor) -> Tensor:
+    """[B, N, D] with [K, D] or [B, K, D] tokens -> [B, N + K, D], tokens after position 0."""
+    # `x.shape[0]`, not `len(x)`: a whole number would fix the batch size in a traced graph (export).
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+    return torch.cat([x[:, :1], tokens, x[:, 1:]], dim=1)
+
+
+def blend_after_first(x: Tensor, tokens: Tensor, beta: float = 1.0) -> Tensor:
+    """Positions 1..K become `beta * tokens + (1 - beta) * what stood there`; beta = 1 replaces."""
+    count = tokens.shape[-2]
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+    if beta != 1.0:
+        tokens = beta * tokens + (1.0 - beta) * x[:, 1 : 1 + count]
+    return torch.cat([x[:, :1], tokens, x[:, 1 + count :]], dim=1)
+
+
+class DeepTokens:
+    """A backbone hook: tokens inserted at block `first`, blended in at each later one.
+
+    Args:
+        tokens: one [K, D] tensor per prompted block, from `first` on.
+        first: number of the first prompted block, from 1.
+        beta: share of the new tokens at later blocks (1 = replace; MMRL++ and ANPrompt's vision 0.9).
+    """
+
+    def __init__(self, tokens: Sequence[Tensor], first: int, beta: float = 1.0) -> None:
+        self.tokens, self.first, self.beta = tokens, first, beta
+
+    def __call__(self, block: int, x: Tensor) -> Tensor:
+        index = block - self.first
+        if index == 0:
+            return insert_after_first(x, self.tokens[0])
+        if 0 < index < len(self.tokens):
+            return blend_after_first(x, self.tokens[index], self.beta)
+        return x
+
+
+@dataclass(frozen=True)
+class ClassBank:
+    """The constants of a class list under one backbone; nothing here depends on trained tensors.
+
+    Activations entering block `first` are held once for the positions all sentences share, and without
+    padding for the others.
+
+    Attributes:
+        tokens: the sentences' ids [C, L] and end-of-text positions [C].
+        prefix: activations of the shared positions, [1, M, D_t].
+        rows: those of the packed suffixes, [1, R, D_t].
+        packing: where the rows come from.
+        frozen: unit features of the frozen text encoder, [C, E].
+    """
+
+    classnames: tuple[str, ...]
+    tokens: Tokens
+    prefix: Tensor
+    rows: Tensor
+    packing: Packing
+    frozen: Tensor
+    first: int
+
+    @property
+    def shared(self) -> int:
+        """M, the number of leading positions that are equal in all sentences."""
+        return self.packing.shared
+
+    @property
+    def trunk(self) -> Tensor:
+        """Whole sentences' activations entering block `first`, [C, L, D_t] (made on request)."""
+        return self.packing.unpack(self.prefix, self.rows, self.tokens.ids.shape[1])
+
+
+@dataclass(frozen=True)
+class Vision:
+    """What the frozen vision encoder knows of a batch.
+
+    Attributes:
+        trunk: activations entering the first prompted block, [B, N, D_v].
+        frozen: unit features of the frozen image encoder, [B, E]; [B, 0] where not asked for.
+    """
+
+    trunk: Tensor
+    frozen: Tensor
+
+
+@torch.no_grad()
+def class_bank(
+    backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str], first: int
+) -> ClassBank:
+    """Text trunk and frozen features of one sentence per class, split before block `first`."""
+    tokens = backbone.complete(backbone.tokenize(sentences))
+    if not backbone.causal_text:
+        return _whole_bank(backbone, classnames, tokens, first)
+    packing = pack(tokens)
+    prefix, rows = packing.pack(backbone.embed_text(tokens.ids))
+    prefix, rows = run_text_shared(backbone, prefix, rows, packing, 1, first - 1)
+    frozen = read_text_shared(backbone, prefix, rows, packing, first)[0]
+    return ClassBank(tuple(classnames), tokens, prefix, rows, packing, unit(frozen), first)
+
+
+def _whole_bank(backbone: Backbone, classnames: Sequence[str], tokens: Tokens, first: int) -> ClassBank:
+    """The bank where every position depends on every token: nothing is shared, padding is kept."""
+    trunk = backbone.run_text(backbone.embed_text(tokens.ids), 1, first - 1)
+    frozen = backbone.read_text(backbone.run_text(trunk, first), tokens.eot)
+    packing = pack(tokens, shared=0)
+    return ClassBank(tuple(classnames), tokens, *packing.pack(trunk), packing, unit(frozen), first)
+
+
+@torch.no_grad()
+def see(backbone: Backbone, pixels: Tensor, first: int, frozen: bool = True) -> Vision:
+    """Vision trunk and frozen features, the blocks below `first` computed once for both.
+
+    Args:
+        frozen: False leaves the frozen features out ([B, 0]), and with them the blocks from `first` on.
+    """
+    trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
+    if not frozen:
+        return Vision(trunk, trunk.new_zeros(trunk.shape[0], 0))
+    return Vision(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
+
+
+def prompted_text(
+    backbone: Backbone, bank: ClassBank, hook: Hook, inserted: int, engine: str = "shared"
+) -> Tensor:
+    """Text features under a hook that inserts `inserted` tokens after the start token: [C, E], raw.
+
+    Args:
+        engine: "shared" computes what the sentences have in common once; "plain" runs whole sequences,
+            as either does where text attention is not causal.
+    """
+    if engine not in ENGINES:
+        raise choices("engine", engine, ENGINES)
+    if engine == "shared" and backbone.causal_text:
+        return read_text_shared(backbone, bank.prefix, bank.rows, bank.packing, bank.first, hook)[0]
+    return backbone.read_text(
+        backbone.run_text(bank.trunk, bank.first, hook=hook), bank.tokens.eot + inserted
+    )
+
+
+def prompted_image(
+    backbone: Backbone,
+    vision: Vision,
+    first: int,
+    count: int,
+    hook: Hook = identity_hook,
+    engine: str = "shared",
+) -> Tensor:
+    """The first `count` output tokens under a hook, before the final norm: [B, count, D_v].
+
+    Args:
+        count: 1 + K: the class token and the prompt tokens after it.
+        engine: "shared" computes the last block only at those positions; "plain" runs all of it.
+    """
+    if engine not in ENGINES:
+        raise choices("engine", engine, ENGINES)
+    if engine == "shared":
+        return run_image_read(backbone, vision.trunk, first, count, hook)
+    return backbone.run_image(vision.trunk, first, hook=hook)[:, :count]
+
+
+@torch.no_grad()
+def sentence_features(
+    backbone: Backbone, sentences: Sequence[str], chunk: int = 256, cut: bool = False
+) -> Tensor:
+    """Unit frozen features of many sentences, [n, E]; chunked, so that banks of thousands fit.
+
+    Args:
+        cut: shorten sentences that exceed the context length (noise makes them longer) instead of
+            refusing them.
+    """
+    parts = [
+        unit(backbone.encode_text(sentences[i : i + chunk], cut)) for i in range(0, len(sentences), chunk)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def ensemble_features(
+    backbone: Backbone, sentences: Sequence[Sequence[str]], *, unit_first: bool = True, chunk: int = 256
+) -> Tensor:
+    """One unit frozen feature per class, the mean over the class's sentences: [C, E].
+
+    Args:
+        sentences: per class, in any number.
+        unit_first: average unit features (template ensembles), or raw ones (PromptSRC's teacher).
+    """
+    flat = [sentence for row in sentences for sentence in row]
+    parts = [backbone.encode_text(flat[i : i + chunk]).float() for i in range(0, len(flat), chunk)]
+    features = unit(torch.cat(parts)) if unit_first else torch.cat(parts)
+    return unit(torch.stack([rows.mean(dim=0) for rows in features.split([len(row) for row in sentences])]))

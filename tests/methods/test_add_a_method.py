@@ -1,0 +1,83 @@
+"""docs/add-a-method.md is run as it is printed: the file, the entry point, the use."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anprompt.backbones import Backbone
+from anprompt.errors import UserError
+from anprompt.methods import build_method, methods, preset_names, tomllib
+from tests.methods import test_methods_contract as contract
+
+PAGE = (Path(__file__).parents[2] / "docs/add-a-method.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tutorial's package as pip would leave it: a module, and metadata with its entry points."""
+    (tmp_path / "my_vpt.py").write_text(blocks("python")[0])
+    info = tmp_path / "my_vpt-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-vpt\nVersion: 0.1\n")
+    [toml] = blocks("toml")
+    for group, points in tomllib.loads(toml)["project"]["entry-points"].items():
+        lines = [f"{name} = {target}" for name, target in points.items()]
+        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    methods.cache_clear()
+    yield
+    methods.cache_clear()
+    sys.modules.pop("my_vpt", None)
+
+
+def test_entry_point_makes_it_a_method(plugin: None, tiny_backbone: Backbone) -> None:
+    assert "vpt" in preset_names()
+    method = build_method("vpt", tiny_backbone, ["cat", "dog"], settings={"n_tokens": 3})
+    assert method.trained_parameters() == 3 * 3 * tiny_backbone.dims.vision_width
+    with pytest.raises(UserError, match="Did you mean 'n_tokens'"):
+        build_method("vpt", tiny_backbone, ["cat"], settings={"n_token": 3})
+
+
+def test_the_page_is_true_of_its_own_use(plugin: None, tiny_folder: Path, capsys: Any) -> None:
+    code = blocks("python")[1]
+    exec(compile(code, "docs/add-a-method.md", "exec"), {"BACKBONE": str(tiny_folder), "torch": torch})
+    assert "torch.Size([2, 3])" in capsys.readouterr().out
+
+
+def test_it_keeps_the_contract(plugin: None, tiny_backbone: Backbone, tmp_path: Path) -> None:
+    contract.test_a_step_changes_only_the_methods_own_tensors("vpt", tiny_backbone)
+    contract.test_shared_engine_equals_plain_path("vpt", tiny_backbone)
+    contract.test_save_and_load_give_equal_answers("vpt", tiny_backbone, tmp_path)
+    contract.test_another_class_list_of_different_lengths("vpt", tiny_backbone)
+    contract.test_train_eval_train_eval_is_never_stale("vpt", tiny_backbone)
+    contract.test_the_seed_decides_and_zero_is_a_seed("vpt", tiny_backbone)
+    contract.test_a_method_names_its_paper_and_documents_its_settings("vpt")
+
+
+def test_a_plugin_cannot_take_a_built_in_name(
+    plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = tmp_path / "my_vpt-0.1.dist-info" / "entry_points.txt"
+    points.write_text("[anprompt.methods]\ncoop = my_vpt:VPT\n")
+    methods.cache_clear()
+    assert methods()["coop"].__module__ == "anprompt.methods.coop"
+
+
+def test_a_method_fits_in_one_short_file() -> None:
+    import anprompt.methods
+
+    folder = Path(anprompt.methods.__file__).parent
+    for path in folder.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 250, path.name
+    assert len(blocks("python")[0].splitlines()) < 90
