@@ -108,4 +108,4 @@ class _Forwarder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def install() -> None:
     """Let old paths be imported."""
     if not any(isinstance(finder, _Forwarder) for finder in sys.meta_path):
-        sys.meta_path.append(_Forwarder())
+        sys.meta_path.insert(0, _Forwarder())  # before the finder of files, which would load a moved package twice

@@ -27,8 +27,8 @@ from anprompt.methods import Classifier, build_method, methods
 from anprompt.methods.weak_noise import noise_prompts
 from anprompt.utils import machine
 from anprompt.utils.machine import ALIGNMENT, align, aligned
-from tests.backbones import test_backbone_siglip
 from tests.backbones import test_openclip as test_backbone_openclip
+from tests.backbones import test_siglip as test_backbone_siglip
 
 NAMES = ["cat", "golden retriever", "aurora"]
 LIGHT: dict[str, dict[str, Any]] = {"promptsrc": {"teacher_templates": 2}, "anprompt": {"draws": 2}}
