@@ -1,19 +1,20 @@
-"""Writes what the records say into the claims ledger: `python benchmarks/refresh_claims.py`.
+"""Writes what the records say into the claims, and the README's table: `python benchmarks/refresh_claims.py`.
 
 For every method with finished base-to-new runs on all 11 embedded data sets, its measured entry in
 `src/anprompt/claims/METHOD.json` gets the averages over the seeds that every data set has. Reported figures
-are never touched.
+are never touched. The table between the README's two MEASURED marks shows those entries.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from anprompt.experiments.records import read_records
 from anprompt.tables import label
-from anprompt.tables.claims import from_records
+from anprompt.tables.claims import from_records, ledgers
 
 ROOT = Path(__file__).parents[1]
 RECORDS = "results/embedded-base-to-new"
@@ -47,8 +48,30 @@ def measured_entry(method: str, seeds: list[int], records: list[dict[str, Any]])
     return {**WHERE, "reported": [], "measured": measured}
 
 
+TITLES = {
+    "zeroshot": "zero-shot CLIP", "coop": "CoOp", "cocoop": "CoCoOp", "maple": "MaPLe", "promptsrc": "PromptSRC",
+    "mmrlpp": "MMRL++", "mmrl": "MMRL", "anprompt": "ANPrompt",
+}  # fmt: skip
+MARKED = re.compile(r"(<!-- MEASURED -->\n).*?(<!-- /MEASURED -->)", re.DOTALL)
+
+
+def measured_here(method: str) -> dict[str, Any]:
+    """The measured part of a method's base-to-new entry on the embedded data sets."""
+    [entry] = [e for e in ledgers()[method]["entries"] if all(e[key] == value for key, value in WHERE.items())]
+    return entry["measured"]
+
+
+def readme_table() -> str:
+    """Base, new and H in percent, one line a method, with a line break at the end."""
+    lines = ["| method | base | new | H |", "|---|--:|--:|--:|"]
+    for method, title in TITLES.items():
+        cells = (f"{measured_here(method)['values'][key]:.2f}" for key in ("base", "new", "H"))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Rewrite the ledgers whose records are whole."""
+    """Rewrite the ledgers whose records are whole, and the README's table."""
     records = read_records(ROOT / RECORDS)
     for path in sorted((ROOT / "src/anprompt/claims").glob("*.json")):
         seeds = whole_seeds(path.stem, records)
@@ -59,6 +82,10 @@ def main() -> None:
         content["entries"] = [*kept, measured_entry(path.stem, seeds, records)]
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{path.stem}: seeds {seeds}")
+    ledgers.cache_clear()
+    readme = ROOT / "README.md"
+    text = MARKED.sub(lambda mark: mark[1] + readme_table() + mark[2], readme.read_text(encoding="utf-8"))
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
