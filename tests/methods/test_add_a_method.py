@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,27 +12,17 @@ import torch
 
 from anprompt.backbones import Backbone
 from anprompt.errors import UserError
-from anprompt.methods import build_method, methods, preset_names, tomllib
+from anprompt.methods import build_method, methods, preset_names
 from tests.methods import test_methods_contract as contract
+from tests.plugins import blocks, install
 
-PAGE = (Path(__file__).parents[2] / "docs/add-a-method.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = "add-a-method.md"
 
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tutorial's package as pip would leave it: a module, and metadata with its entry points."""
-    (tmp_path / "my_vpt.py").write_text(blocks("python")[0])
-    info = tmp_path / "my_vpt-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-vpt\nVersion: 0.1\n")
-    [toml] = blocks("toml")
-    for group, points in tomllib.loads(toml)["project"]["entry-points"].items():
-        lines = [f"{name} = {target}" for name, target in points.items()]
-        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]) + "\n")
+    install(tmp_path, "my_vpt", PAGE)
     monkeypatch.syspath_prepend(str(tmp_path))
     methods.cache_clear()
     yield
@@ -50,7 +39,7 @@ def test_entry_point_makes_it_a_method(plugin: None, tiny_backbone: Backbone) ->
 
 
 def test_the_page_is_true_of_its_own_use(plugin: None, tiny_folder: Path, capsys: Any) -> None:
-    code = blocks("python")[1]
+    code = blocks(PAGE, "python")[1]
     exec(compile(code, "docs/add-a-method.md", "exec"), {"BACKBONE": str(tiny_folder), "torch": torch})
     assert "torch.Size([2, 3])" in capsys.readouterr().out
 
@@ -80,4 +69,4 @@ def test_a_method_fits_in_one_short_file() -> None:
     folder = Path(anprompt.methods.__file__).parent
     for path in folder.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 250, path.name
-    assert len(blocks("python")[0].splitlines()) < 90
+    assert len(blocks(PAGE, "python")[0].splitlines()) < 90

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anprompt.backbones import prefixes
 from anprompt.data.names import check_classnames
 from anprompt.errors import UserError
 from anprompt.utils.files import BAD_TENSORS, check_header, first_line
@@ -56,7 +57,9 @@ def check_fields(path: Path, config: Mapping[str, Any]) -> None:
     if not 0 <= config["seed"] < 2**63:
         raise UserError(f"{str(path)!r}: 'seed' is not between 0 and 2^63.")
     name = config["backbone"]["id"]
-    plain = os.path.isabs(name) or (_PLAIN_ID.fullmatch(name) and ".." not in name)
+    prefix, colon, rest = name.partition(":")
+    given = rest if colon and prefix in prefixes() else name  # of an installed package
+    plain = os.path.isabs(name) or (_PLAIN_ID.fullmatch(given) and ".." not in name)
     if not name.isprintable() or not plain:
         raise UserError(f"{str(path)!r}: the backbone name {name!r} is not a hub id or a full path.")
     if os.path.isabs(name) and _inside(Path(name), path.parent):

@@ -15,6 +15,7 @@ import io
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,8 +39,11 @@ class ImageNoise:
     """A registered family.
 
     Attributes:
-        group: "noise", "blur", "weather", "digital" (ImageNet-C), or "unseen" (ours).
+        name: as conditions have it, `image:NAME:SEVERITY`.
+        group: "noise", "blur", "weather", "digital" (ImageNet-C), "unseen" (ours), or another package's own.
+        doc: one line for people.
         table: the parameters of severity 1 to 5.
+        change: `(x, c, scale, rng)` -> x, float32 [H, W, 3] in 0..255; may return other float types and go out of bounds.
     """
 
     name: str
@@ -50,12 +54,41 @@ class ImageNoise:
 
 
 IMAGE_NOISE: dict[str, ImageNoise] = {}
+GROUPS: dict[str, tuple[str, ...]] = {}  # names of families by group, in the order of registration
+
+IMAGENET_C_GROUPS = ("noise", "blur", "weather", "digital")
+IMAGENET_C = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
 
 
-def _family(group: str, *table: Hashable) -> Callable[[Change], Change]:
+def corruption(group: str, *table: Hashable) -> Callable[[Change], Change]:
+    """Decorator that registers `change(x, c, scale, rng)` as a family under the function's name.
+
+    Other packages add theirs through the entry-point group `anprompt.corruptions` (docs/add-a-corruption.md).
+
+    Args:
+        group: where tables and the service's page show it; for new families a name of your own.
+        table: `c` of severity 1 to 5, from weak to strong.
+
+    Returns:
+        A decorator that gives the function back as it is. The first line of its docstring describes the family.
+
+    Raises:
+        UserError: there are not five severities, the name is taken, or the group is one of ImageNet-C's.
+    """
+
     def register(change: Change) -> Change:
-        name, doc = change.__name__, (change.__doc__ or "").splitlines()[0]
+        name, doc = change.__name__, (change.__doc__ or "").partition("\n")[0]
+        if len(table) != len(SEVERITIES) - 1:
+            raise UserError(f"Corruption {name!r} needs 5 severities, from weak to strong, not {len(table)}.")
+        if name in IMAGE_NOISE and IMAGE_NOISE[name].change is not change:
+            raise UserError(f"There is already a corruption {name!r}; choose another name.")
+        if group in IMAGENET_C_GROUPS and name not in IMAGENET_C:
+            raise UserError(f"Group {group!r} is ImageNet-C's, whose 15 families are fixed; choose another group.")
         IMAGE_NOISE[name] = ImageNoise(name, group, doc, table, change)
+        GROUPS[group] = (*(known for known in GROUPS.get(group, ()) if known != name), name)
         return change
 
     return register
@@ -67,6 +100,14 @@ def corrupt(picture: Picture, family: str, severity: int, *, rng: np.random.Gene
     Args:
         picture: uint8 array [H, W, 3], or a PIL picture, which comes back as RGB.
         family: a name in `IMAGE_NOISE`.
+        severity: 0 to 5.
+        rng: where chance comes from, see `picture_rng`.
+
+    Returns:
+        A new picture of the same size and kind.
+
+    Raises:
+        UserError: unknown family or severity; no uint8 [H, W, 3]; a side shorter than 16 px.
     """
     if family not in IMAGE_NOISE:
         raise choices("corruption", family, IMAGE_NOISE)
@@ -91,26 +132,30 @@ def _corrupt_array(picture: Array, family: str, severity: int, rng: np.random.Ge
 
 
 def picture_rng(*key: int | str) -> np.random.Generator:
-    """The generator of one corrupted picture, for a key such as (seed, item path, family)."""
+    """The generator of one corrupted picture, for a key such as (seed, item path, family).
+
+    Returns:
+        Equal keys give generators of equal draws, in every process.
+    """
     return np.random.default_rng(stable_seed(*key))
 
 
 # --- noise --------------------------------------------------------------------------------------
 
 
-@_family("noise", 0.08, 0.12, 0.18, 0.26, 0.38)
+@corruption("noise", 0.08, 0.12, 0.18, 0.26, 0.38)
 def gaussian_noise(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Normal noise on every value, as in low light."""
     return x + 255 * np.float32(c) * rng.standard_normal(x.shape, dtype=np.float32)
 
 
-@_family("noise", 60, 25, 12, 5, 3)
+@corruption("noise", 60, 25, 12, 5, 3)
 def shot_noise(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Poisson noise: the light arrives in few quanta."""
     return rng.poisson(x * (c / 255)) * np.float32(255 / c)
 
 
-@_family("noise", 0.03, 0.06, 0.09, 0.17, 0.27)
+@corruption("noise", 0.03, 0.06, 0.09, 0.17, 0.27)
 def impulse_noise(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Salt and pepper: values replaced by 0 or 255."""
     chance = rng.random(x.shape, dtype=np.float32)
@@ -120,13 +165,13 @@ def impulse_noise(x: Array, c: float, scale: float, rng: np.random.Generator) ->
 # --- blur ---------------------------------------------------------------------------------------
 
 
-@_family("blur", (3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
+@corruption("blur", (3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
 def defocus_blur(x: Array, c: tuple[int, float], scale: float, rng: np.random.Generator) -> Array:
     """Out of focus: every point becomes a disk."""
     return filters.convolve(x, filters.disk(*c, scale), "reflect")
 
 
-@_family("blur", (0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
+@corruption("blur", (0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
 def glass_blur(x: Array, c: tuple[float, int, int], scale: float, rng: np.random.Generator) -> Array:
     """Through frosted glass: pixels change places with near ones."""
     sigma, delta, passes = c
@@ -136,7 +181,7 @@ def glass_blur(x: Array, c: tuple[float, int, int], scale: float, rng: np.random
     return filters.gaussian(pixels.reshape(x.shape), sigma * scale)
 
 
-@_family("blur", (10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
+@corruption("blur", (10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
 def motion_blur(x: Array, c: tuple[int, float], scale: float, rng: np.random.Generator) -> Array:
     """Moved along a line within 45 degrees of level while the shutter was open."""
     return filters.convolve(x, filters.motion_kernel(*c, rng.uniform(-45, 45), scale), "edge")
@@ -145,7 +190,7 @@ def motion_blur(x: Array, c: tuple[int, float], scale: float, rng: np.random.Gen
 _ZOOM_STEPS = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
 
 
-@_family("blur", *(tuple(np.arange(1, end, step).tolist()) for end, step in _ZOOM_STEPS))
+@corruption("blur", *(tuple(np.arange(1, end, step).tolist()) for end, step in _ZOOM_STEPS))
 def zoom_blur(x: Array, c: tuple[float, ...], scale: float, rng: np.random.Generator) -> Array:
     """Moved towards the scene: the mean over many zooms."""
     height, width, _ = x.shape
@@ -163,7 +208,7 @@ def _reference_shape(x: Array, scale: float) -> tuple[int, int]:
     return round(x.shape[0] / scale), round(x.shape[1] / scale)
 
 
-@_family(
+@corruption(
     "weather",
     (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
     (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
@@ -190,7 +235,7 @@ def snow(x: Array, c: tuple[Any, ...], scale: float, rng: np.random.Generator) -
 _ICE = np.array([0.89, 1.01, 1.10], np.float32)
 
 
-@_family("weather", (1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
+@corruption("weather", (1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
 def frost(x: Array, c: tuple[float, float], scale: float, rng: np.random.Generator) -> Array:
     """Ice on the lens, from a drawn texture."""
     shape = _reference_shape(x, scale)
@@ -200,7 +245,7 @@ def frost(x: Array, c: tuple[float, float], scale: float, rng: np.random.Generat
     return c[0] * x + c[1] * filters.resize(np.ascontiguousarray(ice), x.shape[:2])[..., None] * _ICE
 
 
-@_family("weather", (1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))
+@corruption("weather", (1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))
 def fog(x: Array, c: tuple[float, float], scale: float, rng: np.random.Generator) -> Array:
     """A fractal haze in front of the scene."""
     height, width, _ = x.shape
@@ -209,7 +254,7 @@ def fog(x: Array, c: tuple[float, float], scale: float, rng: np.random.Generator
     return (x + 255 * c[0] * haze[..., None]) * (most / (most + c[0]))
 
 
-@_family("weather", 0.1, 0.2, 0.3, 0.4, 0.5)
+@corruption("weather", 0.1, 0.2, 0.3, 0.4, 0.5)
 def brightness(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Overexposed: the value of HSV raised."""
     value = x.max(axis=2, keepdims=True)
@@ -221,14 +266,14 @@ def brightness(x: Array, c: float, scale: float, rng: np.random.Generator) -> Ar
 # --- digital ------------------------------------------------------------------------------------
 
 
-@_family("digital", 0.4, 0.3, 0.2, 0.1, 0.05)
+@corruption("digital", 0.4, 0.3, 0.2, 0.1, 0.05)
 def contrast(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Each channel drawn towards its mean."""
     means = x.mean(axis=(0, 1), keepdims=True)
     return (x - means) * c + means
 
 
-@_family("digital", *((244 * a, 244 * s, 244 * p) for a, s, p in (
+@corruption("digital", *((244 * a, 244 * s, 244 * p) for a, s, p in (
     (2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)
 )))  # fmt: skip
 def elastic_transform(x: Array, c: tuple[float, ...], scale: float, rng: np.random.Generator) -> Array:
@@ -255,13 +300,13 @@ def _resampled(x: Array, share: float, down: Image.Resampling, up: Image.Resampl
     return np.asarray(Image.fromarray(x.astype(np.uint8)).resize(small, down).resize((width, height), up))
 
 
-@_family("digital", 0.6, 0.5, 0.4, 0.3, 0.25)
+@corruption("digital", 0.6, 0.5, 0.4, 0.3, 0.25)
 def pixelate(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Blocks of one colour; the table is the share of pixels left per side, at every size."""
     return _resampled(x, c, Image.Resampling.BOX, Image.Resampling.BOX)
 
 
-@_family("digital", 25, 18, 15, 10, 7)
+@corruption("digital", 25, 18, 15, 10, 7)
 def jpeg_compression(x: Array, c: int, scale: float, rng: np.random.Generator) -> Array:
     """Saved as JPEG of low quality."""
     buffer = io.BytesIO()
@@ -272,7 +317,7 @@ def jpeg_compression(x: Array, c: int, scale: float, rng: np.random.Generator) -
 # --- unseen: not in ImageNet-C, so nobody tuned on them ----------------------------------------
 
 
-@_family("unseen", 10, 20, 30, 45, 60)
+@corruption("unseen", 10, 20, 30, 45, 60)
 def rotated(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Turned by an angle, to a random side; the corners are filled by reflection."""
     angle = math.radians(c) * (1 if rng.random() < 0.5 else -1)
@@ -282,7 +327,7 @@ def rotated(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array
     return filters.sample(x, rows, middle[1] + down * math.sin(angle) + right * math.cos(angle))
 
 
-@_family("unseen", 0.1, 0.2, 0.3, 0.4, 0.5)
+@corruption("unseen", 0.1, 0.2, 0.3, 0.4, 0.5)
 def occluded(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """One rectangle of a random colour over a share of the picture."""
     aspect = math.exp(rng.uniform(-math.log(2), math.log(2)))
@@ -294,15 +339,13 @@ def occluded(x: Array, c: float, scale: float, rng: np.random.Generator) -> Arra
     return out
 
 
-@_family("unseen", 0.5, 0.4, 0.3, 0.2, 0.15)
+@corruption("unseen", 0.5, 0.4, 0.3, 0.2, 0.15)
 def low_resolution(x: Array, c: float, scale: float, rng: np.random.Generator) -> Array:
     """Made small and large again, smoothly; the table is the share of pixels left per side."""
     return _resampled(x, c, Image.Resampling.BICUBIC, Image.Resampling.BICUBIC)
 
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    group: tuple(noise.name for noise in IMAGE_NOISE.values() if noise.group == group)
-    for group in ("noise", "blur", "weather", "digital", "unseen")
-}
 UNSEEN = GROUPS["unseen"]
-IMAGENET_C = tuple(name for name in IMAGE_NOISE if name not in UNSEEN)
+
+for _point in entry_points(group="anprompt.corruptions"):
+    _point.load()  # a module; its decorators register

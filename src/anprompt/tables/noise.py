@@ -16,7 +16,7 @@ from typing import Any
 from anprompt.errors import UserError
 from anprompt.evaluation.statistics import Spread, flip_rate, relative_drop
 from anprompt.experiments.records import Record
-from anprompt.noise.image import UNSEEN
+from anprompt.noise.image import IMAGENET_C
 from anprompt.tables.compare import paired_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.rows import shown_name
@@ -112,7 +112,7 @@ def _parts(records: Iterable[Record]) -> list[str]:
 def kind_of(condition: str) -> str:
     """A key of `KINDS`; another kind of condition stands for itself."""
     kind, family, _ = split(condition)
-    return OTHER if kind == "image" and family in UNSEEN else kind
+    return OTHER if kind == "image" and family not in IMAGENET_C else kind
 
 
 def conditions_of(record: Record) -> dict[str, Any]:
