@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --qui
 # Two test processes with one thread each do not fight over two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint bench bench-base-to-new clean
+.PHONY: demo test lint docs bench bench-base-to-new clean
 
 demo: .venv/installed
 	$(BIN)/anprompt demo
@@ -16,6 +16,10 @@ test: lint
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documents and a reference made of docstrings, into site/; a broken link fails.
+docs: .venv/installed-dev
+	$(BIN)/python -m mkdocs build --strict
 
 # Speed against the plain reference step, a short form; `python benchmarks/speed.py` runs all of it.
 bench: .venv/installed

@@ -150,6 +150,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 `y`, pictures.
             y: labels of the pictures: class names, or anything that `names` gives the names of.
 
+        Returns:
+            The classifier itself.
+
         Raises:
             UserError: what is wrong with data, settings or backbone, in one line.
         """
@@ -216,7 +219,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
     # --- answers --------------------------------------------------------------------------------
     def classifier(self, classes: Iterable[str] | None = None) -> Classifier:
-        """The trained method with a class list (None: the trained one); text features are kept for the last."""
+        """The trained method with a class list (None: the trained one); text features are kept for the last.
+
+        Raises:
+            NotTrained: there was no `fit`.
+            UserError: `classes` is one string, is empty, or has a name that can't be used.
+        """
         if not hasattr(self, "method_"):
             raise NotTrained("This classifier is not trained yet; call fit, or open one with anprompt.load.")
         if isinstance(classes, str):
@@ -268,7 +276,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             self.paths_, self.skipped_ = tuple(map(str, read)), tuple(skipped)
 
     def decision_function(self, X: Any, classes: Iterable[str] | None = None) -> np.ndarray:
-        """Scaled logits [n, classes]; of two classes the second minus the first, [n], as scikit-learn has it."""
+        """Scaled logits [n, classes] of pictures `X` in any form; of two classes the second minus the first, [n], as scikit-learn has it."""
         logits = self._logits(X, classes).numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
@@ -279,6 +287,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             X: pictures in any form. Of a folder, files that can't be read are skipped: `paths_` says which
                 file each row is about, `skipped_` what was left out.
             classes: any class names; they need not have been trained on.
+
+        Returns:
+            [n, classes], float32; each row sums to 1.
         """
         return self._logits(X, classes).softmax(dim=-1).numpy()
 
@@ -288,9 +299,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """The most probable class of every picture: one of `classes_`, or a name of `classes`.
 
         Args:
+            X: pictures in any form, as `predict_proba` takes them.
+            classes: any class names; None for `classes_`.
             none_of_these: True answers "none of these" (-1 where labels are numbers) for pictures whose
                 largest probability is below the threshold that `accept` chose; a number from 0 to 1 is a
                 threshold of the caller's own, for any class list.
+
+        Returns:
+            Answers [n], of the type of `classes_`, or strings where `classes` are given.
         """
         names = list(classes) if classes is not None and not isinstance(classes, str) else classes
         threshold = self._threshold(names, none_of_these)
@@ -320,8 +336,17 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """Accuracy: of pictures with labels `y`, or on one part of a data set.
 
         Args:
+            X: pictures in any form, with `y`; or a data set as `fit` takes it.
+            y: labels [n] of the pictures.
+            sample_weight: weights [n] of the pictures, with `y`; None weighs all alike.
             part: "test", "val", "train", or "all" for a folder that was not trained on. A folder with some of
                 the trained classes, and no other, is scored among all trained ones.
+
+        Returns:
+            The share of right answers, 0 to 1.
+
+        Raises:
+            UserError: not as many labels as pictures, or a data set that can't be scored.
         """
         if y is not None:
             answers = [class_key(answer) for answer in self.predict(X)]
@@ -344,6 +369,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         Args:
             overwrite: replace what is there whoever wrote it; else only an adapter of this very request
                 (method, settings, data, seed), as running a notebook again makes it.
+
+        Returns:
+            The folder.
 
         Raises:
             UserError: other files or the adapter of another request are there, or the folder can't be written.
@@ -376,6 +404,9 @@ def load(
         backbone: where the recorded backbone is now, or the loaded one; None loads it by its recorded name.
         device, dtype: of a backbone to load; None takes "cpu" (or "auto" where the classifier had it) and the
             recorded precision.
+
+    Returns:
+        The classifier, ready to answer.
 
     Raises:
         UserError: see `anprompt.adapters.adapter.load_adapter`.

@@ -23,6 +23,9 @@ def choices(kind: str, value: object, available: Iterable[object]) -> UserError:
         kind: what was asked for, in the singular ("method", "embedded data set").
         value: what the user wrote.
         available: what exists, in the order to print it.
+
+    Returns:
+        The error, not raised yet.
     """
     names = [str(name) for name in available]
     near = difflib.get_close_matches(str(value)[:LONGEST], names, n=1)

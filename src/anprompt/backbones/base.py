@@ -29,7 +29,7 @@ CAPABILITIES = {
 
 
 def identity_hook(block: int, x: Tensor) -> Tensor:
-    """The hook that changes nothing."""
+    """The hook that changes nothing: `x` [n, L, D] as it enters the `block`."""
     return x
 
 
@@ -118,10 +118,12 @@ class Backbone(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
         return next(self.parameters()).dtype
 
     # --- text -----------------------------------------------------------------------------------
@@ -139,6 +141,9 @@ class Backbone(nn.Module, ABC):
 
         Args:
             cut: shorten a sentence that is too long instead of refusing it (its end token stays).
+
+        Returns:
+            Ids [n, L] and positions [n].
 
         Raises:
             UserError: a sentence has more tokens than the context length; the sentence is named.
@@ -160,11 +165,11 @@ class Backbone(nn.Module, ABC):
     def run_text(
         self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
     ) -> Tensor:
-        """Blocks `first`..`last` (None: to the end), [n, L, D_t] -> [n, L', D_t]."""
+        """Blocks `first`..`last` (None: to the end) on `x`, [n, L, D_t] -> [n, L', D_t]; `hook` sees what enters each."""
 
     @abstractmethod
     def read_text(self, x: Tensor, eot: Tensor) -> Tensor:
-        """Final norm and projection at the end-of-text positions, [n, L, D_t] -> [n, E], not normalised."""
+        """Final norm and projection of `x` [n, L, D_t] at the end-of-text positions `eot` [n]: [n, E], not normalised."""
 
     # --- vision ---------------------------------------------------------------------------------
     @abstractmethod
@@ -173,13 +178,13 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def pre_norm(self, x: Tensor) -> Tensor:
-        """The norm between the embeddings and block 1 (identity where a model has none)."""
+        """The norm between the embeddings and block 1, [B, N, D_v] -> the same (identity where a model has none)."""
 
     @abstractmethod
     def run_image(
         self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
     ) -> Tensor:
-        """Blocks `first`..`last` (None: to the end), [B, N, D_v] -> [B, N', D_v]."""
+        """Blocks `first`..`last` (None: to the end) on `x`, [B, N, D_v] -> [B, N', D_v]; `hook` sees what enters each."""
 
     @abstractmethod
     def post_norm(self, x: Tensor) -> Tensor:
@@ -205,7 +210,7 @@ class Backbone(nn.Module, ABC):
 
     # --- stock encoders -------------------------------------------------------------------------
     def encode_text(self, sentences: Sequence[str], cut: bool = False) -> Tensor:
-        """Frozen text features of whole sentences, [n, E], not normalised."""
+        """Frozen text features of whole sentences, [n, E], not normalised; `cut` as in `tokenize`."""
         tokens = self.complete(self.tokenize(sentences, cut))
         return self.read_text(self.run_text(self.embed_text(tokens.ids)), tokens.eot)
 

@@ -49,6 +49,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         device: "auto" takes CUDA where there is one, else a Mac's GPU ("mps") that works, else the CPU; or
             one of `devices()`, without a number for the first of its kind.
 
+    Returns:
+        The device, with its number where it has one.
+
     Raises:
         UserError: an unknown word, or a device that this machine does not have; its devices are named.
     """

@@ -38,6 +38,9 @@ def open_dataset(
         report: whether what was left out, and what else a caller must know, goes to the log; else it
             stands in `Dataset.reading` alone.
 
+    Returns:
+        The data set with its parts; images are read when they are asked for.
+
     Raises:
         UserError: nothing is there, or what is there can't be used; one line with the next step.
     """

@@ -34,6 +34,7 @@ def predict_logits(
     """Logits of all images on the CPU, divided by the classifier's temperature.
 
     Args:
+        classifier: a method with C classes.
         read: indices [B] -> normalised images [B, 3, H, W]; asked again for fewer where memory runs out.
         count: how many images there are, or the indices [n] to ask for.
         batch_size: images at a time.
@@ -69,8 +70,14 @@ def image_states(
     """What the frozen encoder makes of some images, for several class lists to answer from.
 
     Args:
+        method: whose first prompted block counts.
         read: as in `predict_logits`.
+        indices: [n], of the images to ask for.
         parts: what is needed of the state, see `Method.image_state`.
+        precision: of the autocast, "fp32", "bf16" or "fp16".
+
+    Returns:
+        The state of all n images, on the backbone's device.
 
     Raises:
         UserError: one image alone does not fit into memory.
@@ -92,7 +99,18 @@ def _joined(states: list[Vision]) -> Vision:
 def logits_of(
     method: Method, state: Vision, text: TextState, head: Head = "unseen", temperature: float = 1.0, precision: str = "fp32"
 ) -> Tensor:
-    """Logits [B, C] on the CPU, in fp32, of images whose state is known.
+    """Logits of images whose state is known.
+
+    Args:
+        method: as in `image_states`.
+        state: of B images.
+        text: `method.encode_classes` of C classes.
+        head: "trained" or "unseen".
+        temperature: divides the logits.
+        precision: of the autocast, "fp32", "bf16" or "fp16".
+
+    Returns:
+        [B, C] on the CPU, in fp32.
 
     Raises:
         NotFinite: an answer is NaN or infinite.

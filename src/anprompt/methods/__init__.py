@@ -58,7 +58,11 @@ def methods() -> dict[str, type[Method]]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method; `UserError` with the nearest name if there is none."""
+    """The class of a method.
+
+    Raises:
+        UserError: there is none; the nearest name is in the line.
+    """
     if name not in methods():
         raise choices("method", name, sorted(methods()))
     return methods()[name]
@@ -85,8 +89,13 @@ def preset(name: str, protocol: str = "base-to-new", *, dataset: str = "", shots
     """A preset with what the protocol changes already applied.
 
     Args:
+        name: a preset's, or a plug-in method's own.
+        protocol: as `anprompt bench` has it ("base-to-new", "few-shot", ...).
         dataset: name of the target data set; only the `*-per-dataset` presets know any.
         shots: pictures per class; some few-shot recipes train less on fewer.
+
+    Returns:
+        The values that hold here; the caller may override them.
 
     Raises:
         UserError: no such preset (the nearest is named).
@@ -165,9 +174,16 @@ def build_method(
 
     Args:
         name: preset name ("anprompt", "anprompt-snapshot", "zeroshot", ...).
+        classnames: what is trained on, in label order.
+        template: a sentence with one "{}" for the class name.
+        descriptions: sentences by class name, for methods that read them.
         settings: values that replace the preset's.
+        seed: of the trained tensors' start, and of noise; 0 is a seed.
         protocol, dataset, shots: what the preset's settings may depend on, see `preset`.
         fresh: compute the method's fixed tensors (noise prompts); False when tensors are loaded next.
+
+    Returns:
+        The method on the backbone's device, untrained.
 
     Raises:
         UserError: unknown preset or setting, bad value, empty class list, template without "{}", or a

@@ -145,7 +145,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         return [self.template.format(spoken(name)) for name in classnames]
 
     def described(self, name: str, descriptions: Descriptions | None = None) -> list[str]:
-        """The descriptions of a class, of the method's own or of those given.
+        """The descriptions of the class called `name`, of the method's own or of those given.
 
         Raises:
             UserError: it has none.
@@ -177,18 +177,25 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """Constants of a class list (no gradient); reuse them as long as the list stays.
 
         Args:
+            classnames: C names, trained on or not.
             sentences: one per class in place of the method's template, for methods that read one.
             descriptions: sentences by class name in place of the method's own, likewise.
+
+        Returns:
+            The tokens of C sentences, and their activations that enter the first prompted block.
         """
         chosen = self.sentences(classnames) if sentences is None else list(sentences)
         return class_bank(self.backbone, classnames, chosen, self.first_block)
 
     def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
-        """Constants of a batch of normalised images [B, 3, H, W] (no gradient): activations that enter the first
-        prompted block [B, N, D_v], and unit frozen features [B, E].
+        """Constants of a batch of images (no gradient).
 
         Args:
+            pixels: normalised images [B, 3, H, W].
             parts: what is needed of them; the other one may come empty. Losses need "both", logits `reads`.
+
+        Returns:
+            Activations that enter the first prompted block [B, N, D_v], and unit frozen features [B, E].
         """
         state = see(self.backbone, pixels, self.first_block, frozen=parts != "trunk")
         if parts == "frozen":
@@ -200,9 +207,18 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """Text features that depend on trained tensors; {"text": unit [C, E], ...}."""
 
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
-        """Named, already weighted parts; the training loss is their sum. `labels` are [B] in 0..C-1.
+        """Named, already weighted parts, scalars; the training loss is their sum.
 
         A loss that takes something of the whole batch has one more argument, `gather`: a slice's rows -> the batch's.
+
+        Args:
+            vision: `image_state` of B images, with both parts.
+            labels: [B] in 0..C-1, indices into the class list of `bank`.
+            bank: `prepare` of the trained classes.
+            step: number of the optimiser step, from 0, for losses that change while training.
+
+        Returns:
+            Scalars by name.
 
         Raises:
             UserError: the method has nothing to train.
@@ -211,12 +227,29 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
 
     @abstractmethod
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
-        """Scaled logits [B, C] in fp32."""
+        """Scaled logits in fp32.
+
+        Args:
+            vision: `image_state` of B images, with the parts that the class attribute `reads` names.
+            text: `encode_classes` of C classes.
+            head: "trained" only where every class was trained on, else "unseen".
+
+        Returns:
+            [B, C].
+        """
 
     def forward(self, pixels: Tensor, classnames: Sequence[str] | None = None, head: Head = "unseen") -> Tensor:
-        """Normalised images [B, 3, H, W] -> scaled logits [B, C], with gradients to the trained tensors.
+        """From images to logits, with gradients to the trained tensors.
 
         `Classifier` encodes a class list once for many batches; this does it at every call.
+
+        Args:
+            pixels: normalised images [B, 3, H, W].
+            classnames: C names; None for those trained on.
+            head: as in `logits`.
+
+        Returns:
+            Scaled logits [B, C].
         """
         names = self.trained_classnames if classnames is None else classnames
         text = self.encode_classes(self.prepare(names))

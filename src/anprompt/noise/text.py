@@ -350,8 +350,17 @@ def perturb(
 
     Args:
         template: a sentence with one `{}`; empty for the class name alone.
+        classname: what stands in its place.
         ops: names in `TEXT_NOISE`; they are applied in the registry's order, each once.
+        strength: 0 (none) to 3.
         target: "template", "classname" or "both".
+        rng: where chance comes from.
+
+    Returns:
+        The sentence, with the class name in place.
+
+    Raises:
+        UserError: a strength, target or operator that does not exist.
     """
     wanted = list(ops)
     check(strength=strength, target=target, ops=wanted)
@@ -379,9 +388,21 @@ def noisy_sentences(
     with the number of draws.
 
     Args:
+        template: a sentence with one "{}"; empty for the class name alone.
+        classname: what stands in its place.
+        draws: how many sentences.
+        strength: 0 (none) to 3.
         ops: names in `TEXT_NOISE`; `DEFAULT_OPS` if None.
+        target: which part changes: "template", "classname" or "both".
+        seed: of the draws.
         combine: apply all operators in each draw; otherwise the draws take them in turn, starting
             with a random one.
+
+    Returns:
+        `draws` sentences; some may be equal.
+
+    Raises:
+        UserError: a strength, target or operator that does not exist.
     """
     wanted = list(DEFAULT_OPS if ops is None else ops)
     check(strength=strength, target=target, ops=wanted)

@@ -68,8 +68,12 @@ class Protocol(ABC):
         """The test parts by the name they have in the record; asked before anything is trained.
 
         Args:
+            spec: of the run, see `anprompt.experiments.spec.RunSpec`.
             dataset: the one trained on, with all its classes.
             targets: the other data sets of the specification by their names.
+
+        Returns:
+            Parts by name, in the order of tables.
 
         Raises:
             UserError: the specification can't be run.
@@ -86,7 +90,16 @@ class Protocol(ABC):
     def data_facts(
         self, dataset: Dataset, targets: Mapping[str, Dataset], parts: Mapping[str, Part]
     ) -> dict[str, Any]:
-        """What the record's "data" says besides: the number of classes of each part."""
+        """What the record's "data" says besides: the number of classes of each part.
+
+        Args:
+            dataset: the one trained on, with all its classes.
+            targets: the other data sets by name.
+            parts: what `parts` gave.
+
+        Returns:
+            Plain values by key, as JSON holds them.
+        """
         return {"classes": {name: len(part.data.classnames) for name, part in parts.items()}}
 
     def conditions(self, has_descriptions: bool) -> tuple[str, ...]:
