@@ -105,13 +105,13 @@ def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero"):
         for read in (read_json, read_tensors):
-            with pytest.raises(UserError, match="no regular file"):
+            with pytest.raises(UserError, match="not a regular file"):
                 read(tmp_path / name)
 
 
 def test_json_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.json").write_text('{"a": 1e999}')
-    with pytest.raises(UserError, match="no finite number"):
+    with pytest.raises(UserError, match="not a finite number"):
         read_json(tmp_path / "x.json")
     monkeypatch.setattr("anprompt.utils.files.LARGEST_JSON", 5)
     with pytest.raises(UserError, match="more than 5"):

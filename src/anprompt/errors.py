@@ -26,6 +26,10 @@ def choices(kind: str, value: object, available: Iterable[object]) -> UserError:
 
     Returns:
         The error, not raised yet.
+
+    Examples:
+        >>> str(choices("method", "mapel", ["coop", "maple"]))
+        "Unknown method 'mapel'. Did you mean 'maple'? Available: coop, maple."
     """
     names = [str(name) for name in available]
     near = difflib.get_close_matches(str(value)[:LONGEST], names, n=1)

@@ -178,7 +178,7 @@ def test_the_card_shows_user_text_as_text(tiny_backbone: Backbone, tmp_path: Pat
 
 def test_what_is_no_adapter(photo_folder: Path, tmp_path: Path) -> None:
     assert not holds_adapter(photo_folder) and not holds_adapter(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no adapter"):
+    with pytest.raises(UserError, match="not an adapter"):
         read_config(photo_folder)
 
 

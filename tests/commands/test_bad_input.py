@@ -229,7 +229,7 @@ MODELS: dict[str, tuple[Callable[[World], list], str]] = {
         lambda w: w.fit("--backbone", w.model(lambda m: cut(m / "config.json"))), "Can't read backbone"),
     "adapter missing": (lambda w: w.eval(w.tmp / "nowhere"), "does not exist"),
     "adapter a file": (lambda w: w.eval(w.picture), "is a file"),
-    "adapter folder without config": (lambda w: w.eval(w.photos), "no adapter"),
+    "adapter folder without config": (lambda w: w.eval(w.photos), "not an adapter"),
     "adapter without tensors": (lambda w: w.eval(w.adapter(remove="adapter.safetensors")), "incomplete"),
     "adapter config no JSON": (lambda w: w.eval(cut(w.adapter() / "config.json").parent), "JSON"),
     "adapter config a list": (

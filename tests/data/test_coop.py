@@ -143,7 +143,7 @@ def test_v2_counts_its_folders_along_the_sorted_synsets(tmp_path):
     data = open_dataset("coop:imagenetv2", root=tmp_path)
     assert data.classnames == ("shark", "crane", "missile")
     assert [item.classname for item in data.test] == ["shark", "missile"]
-    for folder, message in (("3", "'3' is no number below 3"), ("01", "'01' is no number")):
+    for folder, message in (("3", "'3' is not a number below 3"), ("01", "'01' is not a number")):
         save(home / CATALOG["imagenetv2"].images / folder / "1.jpg")
         with pytest.raises(UserError, match=message):
             open_dataset("coop:imagenetv2", root=tmp_path)
@@ -274,13 +274,13 @@ BAD_SPLITS = {
         "label 0 is called 'cat' and 'dog'",
     ),
     "a gap": ('{"train": [["a.jpg", 0, "cat"], ["b.jpg", 2, "dog"]], "val": [], "test": []}', "without gaps"),
-    "an absolute path": ('{"train": [["/etc/a.jpg", 0, "cat"]], "val": [], "test": []}', "is no path below"),
+    "an absolute path": ('{"train": [["/etc/a.jpg", 0, "cat"]], "val": [], "test": []}', "is not a path below"),
     "a path that leads out": (
         '{"train": [["a.jpg", 0, "cat"]], "val": [["x/../../b.jpg", 0, "cat"]], "test": []}',
-        "is no path below",
+        "is not a path below",
     ),
-    "a Windows path": ('{"train": [["C:\\\\a.jpg", 0, "cat"]], "val": [], "test": []}', "is no path below"),
-    "a folder": ('{"train": [["a/", 0, "cat"]], "val": [], "test": []}', "is no path below"),
+    "a Windows path": ('{"train": [["C:\\\\a.jpg", 0, "cat"]], "val": [], "test": []}', "is not a path below"),
+    "a folder": ('{"train": [["a/", 0, "cat"]], "val": [], "test": []}', "is not a path below"),
     "names that read alike": (
         '{"train": [["a.jpg", 0, "big cat"], ["b.jpg", 1, "Big_cat"]], "val": [], "test": []}',
         "both read as",

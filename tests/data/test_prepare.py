@@ -398,8 +398,8 @@ WRONG = {
         "Films won't do",
     ),
     "check with --from": (["check", "dtd", "--from", "x"], "--from belongs to 'data prepare'"),
-    "root no folder": (["check", "dtd", "--root", "{here}/x"], "is no folder"),
-    "root NUL": (["check", "dtd", "--root", "a\0b"], "is no folder"),
+    "root no folder": (["check", "dtd", "--root", "{here}/x"], "is not a folder"),
+    "root NUL": (["check", "dtd", "--root", "a\0b"], "is not a folder"),
     "root a file": (["prepare", "dtd", "--from", "{here}/dl", "--root", "{here}/a.txt", "--make-split", "1"], "a.txt"),
 }
 

@@ -168,6 +168,6 @@ def test_a_node_too_small_is_told(
 
     from anprompt.experiments.runners.ray import check_room
 
-    with pytest.raises(UserError, match=r"needs 1 CPU, 4 GPU, which this machine has not"):
+    with pytest.raises(UserError, match=r"needs 1 CPU, 4 GPU, which this machine does not have"):
         check_room(ray, Needs(gpus=4), ours=True)
     check_room(ray, Needs(), ours=True)

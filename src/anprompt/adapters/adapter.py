@@ -301,7 +301,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         what = "is a file, not an adapter folder" if folder.exists() else "does not exist"
         raise UserError(f"Adapter {str(folder)!r} {what}; make one with 'anprompt fit'.")
     if not path.is_file():
-        raise UserError(f"{str(folder)!r} is no adapter: it has no {CONFIG}; make one with 'anprompt fit'.")
+        raise UserError(f"{str(folder)!r} is not an adapter: it has no {CONFIG}; make one with 'anprompt fit'.")
     config = read_json(path)
     if not isinstance(config, dict) or "format" not in config:
         raise UserError(f"{str(path)!r} is not the config of an adapter.")

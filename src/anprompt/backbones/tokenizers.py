@@ -1,4 +1,4 @@
-"""Whether a tokenizer belongs to the model beside it; one that does not gives wrong answers without a word."""
+"""Whether a tokenizer belongs to the model beside it; one that does not belong to it would silently give wrong answers."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
     """The runs that the options ask for.
 
     Raises:
-        UserError: a value that is no number, an unknown name, an empty list.
+        UserError: a value that is not a number, an unknown name, an empty list.
     """
     methods = words(args.methods, "methods")
     specs: list[RunSpec] = []
@@ -209,7 +209,7 @@ def all_shots(text: str | None, protocol: str) -> list[int | None]:
     """`1,2,4` or `all`; what is usual for the protocol where nothing is given.
 
     Raises:
-        UserError: one is no whole number from 1 on.
+        UserError: one is not a whole number from 1 on.
     """
     if text is None:
         return list(PROTOCOLS[protocol].shots)
@@ -274,7 +274,7 @@ def seeds(text: str) -> list[int]:
     """`1,2,3`.
 
     Raises:
-        UserError: one is no whole number from 0 on.
+        UserError: one is not a whole number from 0 on.
     """
     try:
         return [whole(0)(word) for word in words(text, "seeds")]

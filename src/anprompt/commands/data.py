@@ -145,10 +145,10 @@ def _overview(found: list[Check]) -> None:
 def _require_folder(root: str) -> None:
     try:
         there = Path(root).expanduser().is_dir()
-    except (OSError, ValueError):  # a name too long or with a NUL is no folder
+    except (OSError, ValueError):  # a name too long or with a NUL is not a folder
         there = False
     if not there:
-        raise UserError(f"--root {root} is no folder; give the folder that holds the data sets.")
+        raise UserError(f"--root {root} is not a folder; give the folder that holds the data sets.")
 
 
 def _prepare(args: argparse.Namespace) -> int:

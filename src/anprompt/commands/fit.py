@@ -317,7 +317,7 @@ def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: Mapping[s
         })  # fmt: skip
         return
     if "accuracy (test)" in record:
-        of = " of val, as there is no test part" if record.get("test images are val images") else ""
+        of = " of val, as there is not a test part" if record.get("test images are val images") else ""
         say(f"test accuracy {percent(record['accuracy (test)'])} on {record['test pictures']} pictures{of}")
     say(f"adapter {out}: {size:.0f} KB, {trained:,} trained parameters, {log.seconds:.0f} s of training")
     if args.quiet:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", help="where relative paths and coop: data sets start from")
     parser.add_argument("--no-pictures", action="store_true", help="no test pictures; data is not opened")
     parser.add_argument("--seed", type=int, default=1, help="which pictures are drawn (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no report of anprompt")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a report of anprompt")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 

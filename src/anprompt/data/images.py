@@ -78,7 +78,7 @@ def open_image(source: Any, *, name: str | None = None, max_pixels: int | None =
     Args:
         source: a path, the bytes of a file, an open binary file, a Pillow image (loaded or not), an array
             [H, W] or [H, W, 1 to 4] of any levels, or a tensor [3, H, W] of uint8 or floating-point levels.
-        name: what to call an image that is no path in messages.
+        name: what to call an image that is not a path in messages.
         max_pixels: most pixels to decode, see `check_size`; None takes `pixel_limit()`.
 
     Raises:
@@ -127,7 +127,7 @@ def pixel_limit() -> int:
     A variable of the environment, so that the processes of a sweep know what their command was told.
 
     Raises:
-        UserError: the variable is no number above 0.
+        UserError: the variable is not a number above 0.
     """
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not text:
@@ -241,7 +241,7 @@ def _from_pillow(image: Image.Image, name: str, limit: int) -> Image.Image:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except Exception as error:
-        try:  # damaged EXIF data is no reason to lose a sound image
+        try:  # damaged EXIF data is not a reason to lose a sound image
             image.load()
         except Exception:
             raise _Unusable(_damaged(error)) from None
@@ -422,7 +422,7 @@ def _read(image: ImageFile.ImageFile, name: str) -> Image.Image:
         with _quiet():
             image.getexif()  # kept by the image, so that the next line only turns it
             ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:  # damaged EXIF data is no reason to lose a sound image
+    except Exception as error:  # damaged EXIF data is not a reason to lose a sound image
         log.debug("EXIF orientation ignored: %s", _one_line(error))
     return _rgb(image, name)
 

@@ -99,7 +99,7 @@ class PartReader(Reader):
         return folder
 
     def open_common(self, labelled: Sequence[Folder], opened: dict[str, Folder]) -> None:
-        """`train/fruit/<class>` beside `test/fruit/<class>`: one folder in each part is no class."""
+        """`train/fruit/<class>` beside `test/fruit/<class>`: one folder in each part is not a class."""
         inner = [opened[folder.name] for folder in labelled]
         names = {class_key(only.name) for folder in inner for only in folder.filled}
         if (

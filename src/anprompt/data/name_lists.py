@@ -70,7 +70,7 @@ def split_names(text: str) -> list[str]:
 
 def _text_of(name: Any, number: int) -> str:
     if not isinstance(name, str):
-        raise UserError(f"The class list holds {str(name)[:40]!r} at place {number}, which is no text.")
+        raise UserError(f"The class list holds {str(name)[:40]!r} at place {number}, which is not text.")
     return name
 
 
@@ -91,11 +91,11 @@ def file_text(path: str | os.PathLike) -> str:
         text = data.decode(_encoding(data))
     except UnicodeDecodeError:
         if re.search(rb"[\x00-\x08\x0e-\x1f]", data):
-            raise UserError(f"{str(path)!r} is no text; save it as UTF-8.") from None
+            raise UserError(f"{str(path)!r} is not text; save it as UTF-8.") from None
         log.warning("%s is not UTF-8 text; it was read as Latin-1", path)
         text = data.decode("cp1252", "replace")  # Latin-1 as Windows writes it
     if "\0" in text:
-        raise UserError(f"{str(path)!r} is no text; save it as UTF-8.")
+        raise UserError(f"{str(path)!r} is not text; save it as UTF-8.")
     return text
 
 
@@ -206,7 +206,7 @@ def _table(path: str | os.PathLike, lines: Sequence[Row]) -> tuple[list[str], li
             for number, line in lines
         ]
     except csv.Error as error:
-        raise UserError(f"{str(path)!r} is no table ({error}).") from None
+        raise UserError(f"{str(path)!r} is not a table ({error}).") from None
     header = [cell.lower() for cell in rows[0][1]]
     if any(cell in (*NAME_COLUMNS, *LABEL_COLUMNS) for cell in header):
         return header, rows[1:]

@@ -32,6 +32,9 @@ def spoken(name: str) -> str:
     Underscores become spaces, white space collapses, invisible characters go, Unicode is composed (NFC).
     Case, hyphens and everything else stay. `spoken(spoken(name)) == spoken(name)`.
 
+    >>> spoken("red_panda "), spoken("Boeing 737-800")
+    ('red panda', 'Boeing 737-800')
+
     Args:
         name: as it came from a folder, a file or a person.
 
@@ -59,6 +62,9 @@ def class_key(name: str) -> str:
     Equal for names that differ in case, in runs of spaces and underscores, in the Unicode form (composed,
     decomposed, full width) or in invisible characters. Hyphens and all other signs count: "A-" is not "A".
     Any text has a key; keys are for comparing, never for showing. `class_key(class_key(n)) == class_key(n)`.
+
+    >>> class_key("Red_Panda") == class_key("red panda"), class_key("A-") == class_key("A")
+    (True, False)
     """
     key = str(name)
     for _ in range(4):  # folding can make what normalising composes, and the other way round

@@ -109,7 +109,7 @@ def rgb_of_levels(levels: np.ndarray, name: str) -> Image.Image:
     """[H, W], or [H, W, channels] of grey, grey and alpha, RGB, or RGB and alpha, as an RGB image.
 
     Raises:
-        UserError: another shape or type, or values that are no levels.
+        UserError: another shape or type, or values that are not levels.
     """
     shape, kind = list(levels.shape), levels.dtype
     if kind.kind not in "buif" or levels.ndim not in (2, 3) or not levels.size or (levels.ndim == 3 and shape[2] > 4):

@@ -66,7 +66,7 @@ def _open(
     path = Path(text).expanduser() if root is None else Path(root).expanduser() / Path(text).expanduser()
     try:
         is_folder, there = path.is_dir(), path.exists()
-    except (OSError, ValueError):  # a name too long or with a NUL is no file
+    except (OSError, ValueError):  # a name too long or with a NUL is not a file
         is_folder = there = False
     if is_folder:
         return folder_dataset(path, layout=layout, known=known, least_classes=least_classes)

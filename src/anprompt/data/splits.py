@@ -67,7 +67,7 @@ def few_shot(dataset: Dataset, shots: int | None, seed: int) -> Dataset:
         seed: not negative. 0 is a seed like any other.
 
     Raises:
-        UserError: shots or seed are no whole numbers in range.
+        UserError: shots or seed are not whole numbers in range.
     """
     seed = _whole("seed", seed, least=0)
     if shots is None:

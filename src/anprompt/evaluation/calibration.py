@@ -138,7 +138,7 @@ def calibrate(
         accept: share of the pictures to accept, for a threshold; None chooses none.
 
     Raises:
-        UserError: no picture of a trained class, or `accept` is no share.
+        UserError: no picture of a trained class, or `accept` is not a share.
     """
     if accept is not None:
         check_accept(accept)

@@ -30,7 +30,7 @@ def check_calibration(value: Any, where: str) -> None:
             continue
         if not is_number(number) or not least <= number <= most:
             raise UserError(
-                f"{where}: the {key} {number!r} of its calibration is no number from {least:.3g} to {most:.3g}; run "
+                f"{where}: the {key} {number!r} of its calibration is not a number from {least:.3g} to {most:.3g}; run "
                 "'anprompt calibrate' again."
             )
     for key in ("nll", "ece"):

@@ -273,5 +273,9 @@ def average_ranks(scores: Mapping[str, Mapping[str, float]]) -> Ranks:
 
 
 def harmonic_mean(base: float, new: float) -> float:
-    """`2 base new / (base + new)`, 0 where both are 0: the field's H."""
+    """`2 base new / (base + new)`, 0 where both are 0: the field's H.
+
+    >>> round(harmonic_mean(89.35, 81.25), 2)
+    85.11
+    """
     return 2 * base * new / (base + new) if base + new else 0.0

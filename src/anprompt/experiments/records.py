@@ -1,7 +1,7 @@
 """Run records: one JSON file a run, written whole when the run is finished.
 
 A run counts as done if its record is there, parses, has its checksum, and is of the same specification; a
-folder, a log line or half a file is no result. No time decides anything here.
+folder, a log line or half a file is not a result. Times of files decide nothing here.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class RunSpec:
         conditions: disturbed test conditions measured besides the clean one; without any, those of the protocol.
         descriptions: JSON file {class: [sentences]}; embedded sets bring their own.
         targets: data sets that are tested on and not trained on, for protocols that have such.
-        root: where data sets lie. It says where, not what, and is no part of the identity.
+        root: where data sets lie. It says where, not what, and is not a part of the identity.
     """
 
     dataset: str

@@ -97,6 +97,10 @@ def preset(name: str, protocol: str = "base-to-new", *, dataset: str = "", shots
     Returns:
         The values that hold here; the caller may override them.
 
+    Examples:
+        >>> preset("anprompt").method
+        'anprompt'
+
     Raises:
         UserError: no such preset (the nearest is named).
     """
@@ -124,7 +128,7 @@ def parse_preset(name: str, text: str) -> dict[str, Any]:
     """The tables of a preset's file.
 
     Raises:
-        UserError: no TOML, no method, or a part of another kind.
+        UserError: not TOML, no method, or a part of another kind.
     """
     if len(text) > LONGEST_PRESET:  # before it is parsed: names in names take more than their share of time
         raise UserError(f"Preset {name!r} has more than {LONGEST_PRESET:,} characters.")
@@ -132,7 +136,7 @@ def parse_preset(name: str, text: str) -> dict[str, Any]:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         reason = (str(error) or "nested too deeply").splitlines()[0]
-        raise UserError(f"Preset {name!r} is no TOML ({reason}).") from None
+        raise UserError(f"Preset {name!r} is not TOML ({reason}).") from None
     if not isinstance(values.get("method"), str) or not isinstance(values.get("extends", ""), str):
         raise UserError(f"Preset {name!r} must name its method, and what it extends, as a string.")
     protocols = values.get("protocol", {})

@@ -61,7 +61,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         value = value.item()
     if isinstance(default, bool) != isinstance(value, bool):
         raise UserError(
-            f"Setting {key!r} must be {'true or false' if isinstance(default, bool) else 'no boolean'}."
+            f"Setting {key!r} must {'be true or false' if isinstance(default, bool) else 'not be a boolean'}."
         )
     if isinstance(default, tuple) and isinstance(value, (list, tuple)):
         return tuple(_typed(key, entry, default[0] if default else "") for entry in value)

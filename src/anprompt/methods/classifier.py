@@ -16,7 +16,7 @@ def finite(values: Tensor, method: Method) -> Tensor:
     """The values themselves, logits or features of a method.
 
     Raises:
-        NotFinite: NaN or Inf among them, which would turn into an answer without a word.
+        NotFinite: NaN or Inf among them, which would silently turn into an answer.
     """
     if not bool(torch.isfinite(values).all()):
         kept = str(method.backbone.dtype).removeprefix("torch.")

@@ -106,6 +106,12 @@ def corrupt(picture: Picture, family: str, severity: int, *, rng: np.random.Gene
     Returns:
         A new picture of the same size and kind.
 
+    Examples:
+        >>> gray = np.full((64, 64, 3), 128, dtype=np.uint8)
+        >>> noisy = corrupt(gray, "fog", 3, rng=picture_rng(1, "a.png", "fog"))
+        >>> noisy.shape, bool((noisy == gray).all())
+        ((64, 64, 3), False)
+
     Raises:
         UserError: unknown family or severity; no uint8 [H, W, 3]; a side shorter than 16 px.
     """

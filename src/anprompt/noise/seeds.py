@@ -8,6 +8,9 @@ import hashlib
 def stable_seed(*key: int | str) -> int:
     """A 64-bit seed from a key such as (seed, class name, draw); the same on every machine and run.
 
+    >>> stable_seed(1, "cat") == stable_seed(1, "cat") != stable_seed(1, "dog")
+    True
+
     Python's own `hash` differs between processes for strings, so it can't serve here.
     """
     # repr keeps ("a", "b") apart from ("a,b",) and 1 apart from "1"

@@ -401,6 +401,10 @@ def noisy_sentences(
     Returns:
         `draws` sentences; some may be equal.
 
+    Examples:
+        >>> noisy_sentences("a photo of a {}.", "cat", draws=2, strength=0, seed=1)
+        ['a photo of a cat.', 'a photo of a cat.']
+
     Raises:
         UserError: a strength, target or operator that does not exist.
     """

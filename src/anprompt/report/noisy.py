@@ -68,7 +68,7 @@ def _kind(grid: Grid, kind: str, names: Sequence[str], styles: dict[str, int]) -
     """Curves over the strengths: the mean of all families, then every family."""
     found = families(names, kind)
     if not any(len(row) > 1 for row in found.values()):
-        return ""  # one strength is no curve
+        return ""  # one strength does not make a curve
     shared = set.intersection(*({c.strength for c in row} for row in found.values()))
     wanted = {s: [str(c) for row in found.values() for c in row if c.strength == s] for s in sorted(shared)}
     heading = f"<h3>{KINDS[kind].capitalize()} by {STRENGTH[kind]}</h3>"

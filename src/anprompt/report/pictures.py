@@ -14,7 +14,7 @@ FEW = 3  # methods whose answers are shown one by one
 
 
 def pictures(galleries: Sequence[Gallery], missing: Sequence[str] = ()) -> str:
-    """The section; empty without pictures and without a word on why there are none.
+    """The section; empty where there are neither pictures nor a reason for their absence.
 
     Args:
         missing: sentences on data sets whose pictures can't be shown.

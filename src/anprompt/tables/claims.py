@@ -72,7 +72,7 @@ def _entry_problems(entry: Mapping[str, Any]) -> list[str]:
 def _value_problems(values: Any, names: tuple[str, ...]) -> list[str]:
     if not isinstance(values, Mapping) or not values or not set(values) <= set(names):
         return [f"figures must be some of {', '.join(names)}, not {values!r}"]
-    return [f"{key} = {v!r} is no percentage" for key, v in values.items()
+    return [f"{key} = {v!r} is not a percentage" for key, v in values.items()
             if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 100]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Sheets on noise: what is left of accuracy on disturbed pictures and words, with how many changed answers.
 
 Pictures, class names and templates are reported apart, and so are the operators that training itself used:
-they are no test of noise that was never met.
+they do not test unseen noise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OTHER = "other"
 KINDS = {
     "image": "pictures", OTHER: "pictures, families beyond ImageNet-C", "text": "class names", "template": "templates",
 }  # fmt: skip
-NUMBERED = ("unseen", "description")  # their number names a sentence; it is no strength
+NUMBERED = ("unseen", "description")  # their number names a sentence; it is not a strength
 SUMMARY = {
     "clean": HIGH, "mean": HIGH, "worst": HIGH, "drop %": LOW, "changed %": LOW, "ECE clean": LOW, "ECE noisy": LOW,
 }  # fmt: skip

@@ -106,7 +106,7 @@ class Sheet:
                 )
 
     def best(self) -> set[tuple[int, int]]:
-        """(line, column) of the best figures; all that are level with the best. A lone figure is no best."""
+        """(line, column) of the best figures; all that are level with the best. A figure that stands alone is not marked."""
         found: set[tuple[int, int]] = set()
         for places in self._compared():
             figures = {}

@@ -1,4 +1,4 @@
-"""Records may come from anywhere: what is not as records are gives one line, whichever table meets it first."""
+"""Records may come from anywhere: one without the fields of a record is refused in one line, by whichever table reads it first."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def sound_records() -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         said = first_line(error)[:120]
         raise UserError(
-            f"A record is not as records are ({type(error).__name__}: {said}); it is of another version or was edited. "
-            "Run it again."
+            f"A run record lacks a field, or has one of another kind ({type(error).__name__}: {said}); it is of another "
+            "version or was edited. Run it again."
         ) from error

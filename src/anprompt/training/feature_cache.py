@@ -62,10 +62,10 @@ class Rows(Protocol):
 
 
 class ViewBank(Protocol):
-    """Opens spaces."""
+    """A feature cache on disk or in memory, which keeps the rows of each data set, model and recipe apart."""
 
     def open(self, space: Mapping[str, Any]) -> Rows:
-        """The rows of one space, kept from earlier runs or none yet."""
+        """The rows of one space, a description of data set, model and recipe: those of earlier runs, or none yet."""
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def run(
     bank: ViewBank | None = None,
     team: Team | None = None,
 ) -> Tuned:
-    """Do it.
+    """Train a method as the job says, and measure it on the validation part where there is one.
 
     Args:
         state: folder for the resumable state; see `train.fit`.
@@ -236,7 +236,7 @@ def read_descriptions(path: str | Path) -> dict[str, list[str]]:
         raise UserError(f"{str(path)!r} must hold {{class: [sentences]}}, not {_kind(content)}.")
     for name, sentences in content.items():
         sound = isinstance(sentences, list) and sentences and all(isinstance(s, str) for s in sentences)
-        # The field's files begin some sentences with a line break; blanks are no fault.
+        # The field's files begin some sentences with a line break; blanks are not a fault.
         if not sound or not all(s.split() and " ".join(s.split()).isprintable() for s in sentences):
             raise UserError(f"{str(path)!r}: class {name!r} needs a list of sentences in plain words.")
     return {name: [" ".join(s.split()) for s in sentences] for name, sentences in content.items()}

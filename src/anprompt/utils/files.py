@@ -26,7 +26,7 @@ from anprompt.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST_JSON = 256 * 2**20  # bytes; more is no config, record or split of anybody's
+LARGEST_JSON = 256 * 2**20  # bytes; a real config, record or split is smaller
 LONGEST_REASON = 20_000  # characters of a library's message that are looked at
 _UNSAFE = re.compile(r"trust_?remote_?code|weights_only|allow_pickle|safe_globals|torch\.load|arbitrary code|pickle_module|do it only if|unsafe", re.I)
 LARGEST_HEADER = 16 * 2**20  # bytes of names and shapes; an adapter has some thousand
@@ -179,7 +179,7 @@ def _temporary(path: Path) -> Path:
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8. What is no text, as in names of files that are not UTF-8, becomes an escape, which JSON reads back."""
+    """UTF-8. What is not text, as in names of files that are not UTF-8, becomes an escape, which JSON reads back."""
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -212,7 +212,7 @@ def read_json(path: Path) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
@@ -231,7 +231,7 @@ def check_readable(path: Path, largest: int = 2**62) -> int:
     """Bytes of a file; `ValueError` before it is opened if it is a pipe or a device, or larger than is sound."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     if status.st_size > largest:
         raise ValueError(f"it has {status.st_size:,} bytes, more than {largest:,}")
     return status.st_size

@@ -146,7 +146,7 @@ def percent(share: float) -> str:
 
 @contextlib.contextmanager
 def progress(label: str, *, enabled: bool = True) -> Iterator[Any]:
-    """A progress bar on stderr as `update(done, total, text)`; silent where stderr is no terminal."""
+    """A progress bar on stderr as `update(done, total, text)`; silent where stderr is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     screen = console(stderr=True)

@@ -103,7 +103,7 @@ def _require_inside(listing: Path, picture: str) -> None:
     steps = picture.replace("\\", "/").split("/")
     if not steps[-1] or steps[0] == "" or ".." in steps or ":" in steps[0] or "\0" in picture:
         raise UserError(
-            f"{shown(listing)} names {picture[:80]!r}, which is no path below the data set's folder; "
+            f"{shown(listing)} names {picture[:80]!r}, which is not a path below the data set's folder; "
             "download the list again."
         )
 
@@ -205,7 +205,7 @@ def _numbered_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:
     there = set(_listed(base, folders=True))
     strange = sorted(there - set(folders))
     if strange or not there:
-        what = f"folder {strange[0]!r} is no number below {len(names)}" if strange else "has no folders"
+        what = f"folder {strange[0]!r} is not a number below {len(names)}" if strange else "has no folders"
         raise UserError(f"{shown(base)}: {what}; its class folders are 0 to {len(names) - 1}.")
     return {"train": [], "val": [], "test": _pictures(base, folders, names)}, names
 

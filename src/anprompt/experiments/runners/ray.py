@@ -160,7 +160,7 @@ def check_address(address: str) -> None:
     """Whether something listens there, before Ray tries for a minute.
 
     Raises:
-        UserError: it is no address, or nothing answers.
+        UserError: it is not an address, or nothing answers.
     """
     if address in ("auto", "local"):
         return
@@ -187,7 +187,7 @@ def check_room(ray: Any, needs: Needs, ours: bool) -> None:
         return
     if ours:
         raise UserError(
-            f"A run needs {needs}, which this machine has not; ask less with --cpus-per-run and the like."
+            f"A run needs {needs}, which this machine does not have; ask for less with --cpus-per-run and the like."
         )
     log.warning("No node of the cluster has %s now; waiting for one", needs)
 
