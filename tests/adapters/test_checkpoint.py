@@ -104,7 +104,7 @@ def test_a_method_without_tensors_is_an_adapter_too(tiny_backbone: Backbone, tmp
     assert torch.equal(logits(method), logits(opened))
 
 
-@pytest.mark.parametrize("dies_at", range(1, 9))
+@pytest.mark.parametrize("dies_at", range(1, 10))
 def test_a_kill_leaves_the_old_or_the_new_adapter(
     tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
@@ -128,9 +128,9 @@ def test_a_kill_leaves_the_old_or_the_new_adapter(
             died = False
         except KeyboardInterrupt:
             died = True
-    assert died == (dies_at <= 7)  # three files, the commit, three moves
+    assert died == (dies_at <= 8)  # the owner of the lock, three files, the commit, three moves
     opened = load_adapter(folder, backbone=tiny_backbone)
-    expected = old if dies_at <= 4 else new
+    expected = old if dies_at <= 5 else new
     assert opened.seed == expected.seed and torch.equal(logits(opened), logits(expected))
     save_adapter(folder, new)  # and the next one cleans up
     assert sorted(os.listdir(folder)) == sorted([CONFIG, TENSORS, CARD, "notes.txt"])

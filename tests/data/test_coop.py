@@ -304,12 +304,12 @@ def test_bad_split_files(tmp_path, name):
 def embedded(monkeypatch):
     module = types.ModuleType("anprompt.data.embedded")
     module.EMBEDDED_SETS = ("food", "animals")
-    module.embedded_dataset = lambda name: f"the {name} set"
+    module.embedded_dataset = lambda name: types.SimpleNamespace(name=name, reading=None)
     monkeypatch.setitem(sys.modules, "anprompt.data.embedded", module)
 
 
 def test_embedded_sets_are_asked_for_by_name(embedded):
-    assert open_dataset("embedded:food") == "the food set"
+    assert open_dataset("embedded:food").name == "food"
     for spec in ("embedded", "embedded:"):
         with pytest.raises(UserError, match="Available: food, animals"):
             open_dataset(spec)
