@@ -13,6 +13,7 @@ import pytest
 
 import anprompt
 from anprompt._moved import MOVED
+from anprompt.commands.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(anprompt.__file__).parent
@@ -34,7 +35,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))
-LIGHT_COMMANDS = ["--help", "fit --help", "claims", "report --help"]
+LIGHT_COMMANDS = ["--help", "claims", "data list", "completion bash", *(f"{name} --help" for name in COMMANDS)]
 
 
 def name_of(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anprompt.commands._shared.engine_options import add_engine_options, engine_of
 from anprompt.commands._shared.parser import add_bank, one_of, setting, shots, whole
@@ -13,18 +13,18 @@ from anprompt.commands._shared.terminal import console, print_json, say
 from anprompt.commands.progress import LiveSweep
 from anprompt.errors import UserError, choices
 from anprompt.evaluation.conditions import QUICK, all_conditions, described
-from anprompt.experiments import PROTOCOLS, Lab, Pairs, RunSpec
-from anprompt.experiments.estimate import Estimate, estimate
+from anprompt.experiments import PROTOCOLS
 from anprompt.experiments.records import Record, record_name
 from anprompt.experiments.runners import execute
-from anprompt.experiments.runners.local import default_jobs
-from anprompt.experiments.sweep import is_untrained, plan
-from anprompt.prompting.compute import PRECISIONS
 from anprompt.tables import Line, Sheet, check_tables, sheets, to_terminal, write_sheets
-from anprompt.training.job import split_settings
 from anprompt.utils.files import check_folder
 from anprompt.utils.storage import Place, check, place_of, shown
 
+if TYPE_CHECKING:
+    from anprompt.experiments import Lab, Pairs, RunSpec
+    from anprompt.experiments.estimate import Estimate
+
+AUTOCAST = ("fp32", "bf16", "fp16")  # as in `anprompt.prompting.compute`, which imports torch
 LISTS = ("all", "quick", "image", "text", "template", "descriptions")
 
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="embedded", help="embedded, a folder, or a hub id")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument(
-        "--precision", default="fp32", type=one_of("precision", PRECISIONS), metavar="fp32|bf16|fp16"
+        "--precision", default="fp32", type=one_of("precision", AUTOCAST), metavar="fp32|bf16|fp16"
     )
     parser.add_argument(
         "--jobs",
@@ -91,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
     runs = place_of(args.runs)
     engine = engine_of(args)
     if args.dry_run:
+        from anprompt.experiments import Lab
+        from anprompt.experiments.runners.local import default_jobs
+
         jobs = args.jobs or default_jobs(args.backbone, args.device)
         return dry_run(specs, runs, Lab(args.device), jobs, plain=args.json)
     check(runs) if isinstance(runs, str) else check_folder(runs)
@@ -134,6 +137,8 @@ def show(records: Sequence[Record], runs: Place, overwrite: bool = False) -> Non
 
 def dry_run(specs: Sequence[RunSpec], runs: Place, lab: Lab, jobs: int, *, plain: bool = False) -> int:
     """List the runs: which are done, and what the others will take."""
+    from anprompt.experiments.estimate import estimate
+
     found = estimate(specs, runs, lab)
     if plain:
         print_json([planned(one) for one in found])
@@ -178,6 +183,8 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
     Raises:
         UserError: a value that is not a number, an unknown name, an empty list.
     """
+    from anprompt.experiments.sweep import plan
+
     methods = words(args.methods, "methods")
     specs: list[RunSpec] = []
     for dataset in data_sets(args.data):
@@ -197,6 +204,8 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
 
 def once_untrained(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
     """A method with nothing to train is the same for any number of shots: its first one stands."""
+    from anprompt.experiments.sweep import is_untrained
+
     first: dict[tuple[str, str], int | None] = {}
     for spec in specs:
         if is_untrained(spec.method):
@@ -300,6 +309,8 @@ def overrides(values: dict[str, Any], methods: Sequence[str]) -> dict[str, tuple
     Raises:
         UserError: none of the methods knows a key.
     """
+    from anprompt.training.job import split_settings
+
     found = {
         name: split_settings(name, {k: v for k, v in values.items() if knows(name, k)}) for name in methods
     }
@@ -311,6 +322,9 @@ def overrides(values: dict[str, Any], methods: Sequence[str]) -> dict[str, tuple
 
 def knows(method: str, key: str) -> bool:
     """Whether a method, or its training where it has one, has this setting."""
+    from anprompt.experiments.sweep import is_untrained
+    from anprompt.training.job import split_settings
+
     try:
         _, train = split_settings(method, {key: None})
     except UserError:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anprompt.commands._shared.parser import whole
 from anprompt.commands._shared.terminal import console, print_json, say
@@ -18,10 +19,7 @@ from anprompt.commands.fit import check_out
 from anprompt.commands.progress import LiveSweep
 from anprompt.errors import choices
 from anprompt.evaluation.conditions import Condition
-from anprompt.experiments import Lab, RunSpec
 from anprompt.experiments.records import Record
-from anprompt.experiments.runners.local import default_jobs, run_parallel
-from anprompt.experiments.sweep import plan
 from anprompt.report import NEXT, check_report, write_report
 from anprompt.report.gallery import Case, Gallery, check_gallery, choose, gallery_png
 from anprompt.tables import (
@@ -37,6 +35,9 @@ from anprompt.tables import (
 )
 from anprompt.utils.files import check_output, write_text
 from anprompt.utils.locks import hold
+
+if TYPE_CHECKING:
+    from anprompt.experiments import RunSpec
 
 METHODS = ("zeroshot", "anprompt")
 SETS = ("food", "animals", "transport")
@@ -63,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, compare, write the report; what an earlier call finished is taken from its records."""
+    from anprompt.experiments.runners.local import default_jobs, run_parallel
+
     started = time.monotonic()
     screen = console(stderr=args.json)
     specs, out = specifications(args), Path(args.out)
@@ -129,6 +132,7 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
         UserError: an embedded data set that does not exist.
     """
     from anprompt.data.embedded import EMBEDDED_SETS
+    from anprompt.experiments.sweep import plan
 
     names = [name.removeprefix("embedded:") for name in words(args.sets, "sets")]
     for name in names:
@@ -162,6 +166,8 @@ def in_turn(shown: Sequence[Gallery], count: int) -> list[Case]:
 
 def galleries(records: Sequence[Record], specs: Sequence[RunSpec], seed: int) -> list[Gallery]:
     """A gallery per data set."""
+    from anprompt.experiments import Lab
+
     lab, found = Lab(), []
     for dataset in dict.fromkeys(spec.dataset for spec in specs):
         own = [record for record in records if record["spec"]["dataset"] == dataset]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -12,10 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from anprompt.experiments import Event, RunSpec
 from anprompt.experiments.protocols import protocol
 from anprompt.experiments.records import Record
 from anprompt.tables import shown_name
+
+if TYPE_CHECKING:
+    from anprompt.experiments import Event, RunSpec
 
 SHOWN = 24
 

@@ -19,6 +19,7 @@ from anprompt.data.splits import divide
 from anprompt.data.types import Dataset, Item
 from anprompt.data.walk import picture_files
 from anprompt.errors import UserError
+from anprompt.utils.files import first_line
 
 Picture = str | bytes | os.PathLike | BinaryIO | Image.Image | np.ndarray | Tensor
 
@@ -111,7 +112,7 @@ def targets(y: Iterable[Any]) -> np.ndarray:
     try:
         check_classification_targets(array)
     except ValueError as error:
-        raise UserError(f"y must hold one class per picture: {str(error).splitlines()[0]}") from None
+        raise UserError(f"y must hold one class per picture: {first_line(error)}") from None
     return array
 
 

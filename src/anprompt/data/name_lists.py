@@ -22,7 +22,7 @@ from typing import Any
 from anprompt.data.names import class_key, spoken
 from anprompt.data.types import Dataset
 from anprompt.errors import LONGEST, UserError
-from anprompt.utils.files import LARGEST_TEXT, check_readable
+from anprompt.utils.files import LARGEST_TEXT, check_readable, first_line
 
 log = logging.getLogger("anprompt")
 
@@ -241,7 +241,7 @@ def _json_rows(path: str | os.PathLike, text: str) -> list[Row] | None:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         if str(path).lower().endswith(".json"):
-            raise UserError(f"{str(path)!r} is not JSON ({str(error).splitlines()[0][:100]}).") from None
+            raise UserError(f"{str(path)!r} is not JSON ({first_line(error)[:100]}).") from None
         return None
     if isinstance(content, list):
         return [(number, _text_of(name, number)) for number, name in enumerate(content, 1)]
@@ -345,7 +345,7 @@ def _read_names(path: str | os.PathLike, labels: Sequence[str]) -> Mapping[str, 
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{str(path)!r} is not JSON ({str(error).splitlines()[0][:100]}).") from None
+            raise UserError(f"{str(path)!r} is not JSON ({first_line(error)[:100]}).") from None
         if isinstance(content, dict):
             pairs = _label_names(content)
             return {label: _text_of(name, number) for number, (label, name) in enumerate(pairs.items())}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load when first used: tables that test nothing do not wait for them
 
 from anprompt.errors import UserError
 
@@ -65,7 +65,7 @@ class Spread:
 @functools.cache
 def _t975(freedom: int) -> float:
     """Upper 2.5 % point of Student's t; tables ask for the same few again and again."""
-    return float(stats.t.ppf(0.975, freedom))
+    return float(scipy.stats.t.ppf(0.975, freedom))
 
 
 def relative_drop(clean: float, noisy: float) -> float:
@@ -146,9 +146,9 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> float:
     """
     kept = np.asarray([d for d in differences if d])
     if not 2 <= len(kept) <= EXACT:
-        return float(stats.wilcoxon(kept).pvalue) if len(kept) else 1.0
-    ranks = stats.rankdata(np.abs(kept))
-    found = stats.permutation_test(
+        return float(scipy.stats.wilcoxon(kept).pvalue) if len(kept) else 1.0
+    ranks = scipy.stats.rankdata(np.abs(kept))
+    found = scipy.stats.permutation_test(
         (np.sign(kept) * ranks,), np.sum, permutation_type="samples", n_resamples=2**EXACT, vectorized=True
     )
     return float(found.pvalue)
@@ -183,7 +183,7 @@ def pooled(parts: Iterable[McNemar]) -> McNemar:
     listed = list(parts)
     only_first, only_second = sum(m.only_first for m in listed), sum(m.only_second for m in listed)
     apart = only_first + only_second
-    p = float(stats.binomtest(only_first, apart, 0.5).pvalue) if apart else 1.0
+    p = float(scipy.stats.binomtest(only_first, apart, 0.5).pvalue) if apart else 1.0
     return McNemar(only_first, only_second, sum(m.pictures for m in listed), p)
 
 
@@ -264,11 +264,11 @@ def average_ranks(scores: Mapping[str, Mapping[str, float]]) -> Ranks:
     if not shared:
         raise UserError("No ranks: there is no data set on which all methods have run.")
     values = np.round([[scores[m][d] for d in shared] for m in methods], TIE_DECIMALS)  # [methods, data sets]
-    ranks = stats.rankdata(-values, axis=0).mean(axis=1)
+    ranks = scipy.stats.rankdata(-values, axis=0).mean(axis=1)
     p = None
     if len(methods) >= 3 and len(shared) >= 2:
         level = bool((values == values[0]).all())  # the statistic is 0/0 there
-        p = 1.0 if level else float(stats.friedmanchisquare(*values).pvalue)
+        p = 1.0 if level else float(scipy.stats.friedmanchisquare(*values).pvalue)
     return Ranks(dict(zip(methods, map(float, ranks))), len(shared), p)
 
 

@@ -19,6 +19,7 @@ from anprompt.data.names import check_classnames
 from anprompt.errors import UserError, choices
 from anprompt.noise.image import IMAGE_NOISE, SEVERITIES
 from anprompt.serve.settings import Settings
+from anprompt.utils.files import first_line
 
 TOP = 5
 UTF8 = ("utf-8", "utf8", "us-ascii")
@@ -126,7 +127,7 @@ def _json(body: bytes) -> dict[str, Any]:
     try:
         values = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
         raise UserError(f"The body is not JSON ({reason}).") from None
     if not isinstance(values, dict):
         raise UserError(f"The body must be a JSON object, not {type(values).__name__}.")

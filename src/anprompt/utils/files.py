@@ -237,7 +237,7 @@ def check_readable(path: Path, largest: int = 2**62) -> int:
     return status.st_size
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says, in one printable line; its name where it says nothing.
 
     Libraries quote names from files as they are.

@@ -128,4 +128,4 @@ def _open(place: Place) -> tuple[Any, str]:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return files.first_line(error).rstrip(".")

@@ -19,6 +19,7 @@ from anprompt.data.classic.labelled import Labelled, pictures_below
 from anprompt.data.images import shown
 from anprompt.data.part_names import plain_part
 from anprompt.errors import UserError
+from anprompt.utils.files import first_line
 
 _BATCH = 64  # rows of a parquet file in memory at once
 
@@ -187,7 +188,7 @@ def _opened(parquet: Any, file: Path) -> Any:
     try:
         return parquet.ParquetFile(file)
     except Exception as error:  # Arrow has error classes of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        reason = first_line(error)[:120]
         raise UserError(f"{shown(file)} can't be read as a parquet file ({reason}).") from None
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from anprompt.experiments import Observer, RunSpec
 from anprompt.experiments.records import Record, finished, record_name
-from anprompt.experiments.runners.local import default_jobs, run_parallel
-from anprompt.training.feature_cache import DiskBank
 from anprompt.utils.locks import hold_runs
 from anprompt.utils.storage import Place, scratch
+
+if TYPE_CHECKING:
+    from anprompt.experiments import Observer, RunSpec
 
 ENGINES = ("local", "ray")
 
@@ -55,6 +56,9 @@ def execute(engine: Engine, specs: Sequence[RunSpec], runs: Place, observe: Obse
 
 def _execute(engine: Engine, specs: Sequence[RunSpec], runs: Place, observe: Observer) -> list[Record]:
     if engine.name == "local":
+        from anprompt.experiments.runners.local import default_jobs, run_parallel
+        from anprompt.training.feature_cache import DiskBank
+
         if engine.bank:
             DiskBank(*engine.bank)  # whether it can be made is said before anything is started
         jobs = engine.jobs or max((default_jobs(spec.backbone, engine.device) for spec in specs), default=1)

@@ -24,6 +24,7 @@ from anprompt.experiments import Event, Lab, Observer, RunSpec, silent
 from anprompt.experiments.cache import default_budget
 from anprompt.experiments.records import Record, finished
 from anprompt.experiments.sweep import run_all
+from anprompt.utils.files import first_line
 from anprompt.utils.machine import hardware
 from anprompt.utils.storage import Place, is_url, scratch
 
@@ -374,4 +375,4 @@ def _lab(order: Order) -> Lab:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")
