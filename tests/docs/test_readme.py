@@ -30,7 +30,6 @@ def test_its_python_and_shell_work_as_printed(desk: Path, capsys: pytest.Capture
     names: dict = {}
     exec(compile(PYTHON, "README.md", "exec"), names)
     assert list(names["clf"].classes_) == ["lynx", "siamese", "tabby"]
-    (desk / "adapter").rename(desk / "by-python")
     for line in SHELL.splitlines():
         program, *words = shlex.split(line)
         assert program == "anprompt"
