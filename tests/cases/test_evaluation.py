@@ -106,7 +106,7 @@ def test_the_command_lines_adapter_opens_with_its_parameters(
     tiny_folder: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
     words = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "3",
-             "--classes", "base", "--seed", "5", "--set", "n_context=2", "--set", "context_init=", "--epochs", "2"]  # fmt: skip
+             "--subset", "base", "--seed", "5", "--set", "n_context=2", "--set", "context_init=", "--epochs", "2"]  # fmt: skip
     assert main([*words, "--out", str(tmp_path / "a")]) == 0
     opened = ap.load(tmp_path / "a")
     found = {key: opened.get_params()[key] for key in ("shots", "classes", "seed", "settings", "train", "method", "template")}

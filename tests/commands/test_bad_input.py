@@ -141,9 +141,9 @@ VALUES: dict[str, tuple[Callable[[World], list], str]] = {
     "lr so high that training breaks": (lambda w: w.fit("--lr", "1e30", "--epochs", "3"), "Training broke"),
     "epochs 0": (lambda w: w.fit("--epochs", "0"), "--epochs"),
     "batch size 0": (lambda w: w.fit("--batch-size", "0"), "--batch-size"),
-    "precision unknown": (lambda w: w.fit("--precision", "bf61"), "Did you mean 'bf16'?"),
+    "precision unknown": (lambda w: w.fit("--autocast", "bf61"), "Did you mean 'bf16'?"),
     "device unknown": (lambda w: w.fit("--device", "gpu"), "'gpu'"),
-    "class half unknown": (lambda w: w.fit("--classes", "bse"), "Did you mean 'base'?"),
+    "class half unknown": (lambda w: w.fit("--subset", "bse"), "Did you mean 'base'?"),
     "template without place": (lambda w: w.fit("--template", "a photo"), "'{}'"),
     "template with two places": (lambda w: w.fit("--template", "{} and {}"), "'{}'"),
     "template with a stray brace": (lambda w: w.fit("--template", "a {} or {name}"), "'{}'"),
@@ -192,7 +192,7 @@ DATA: dict[str, tuple[Callable[[World], list], str]] = {
     "folder empty": (lambda w: w.fit("--data", w.folder()), "class folders"),
     "folder without pictures": (lambda w: w.fit("--data", w.folder("a", "b", pictures=0)), "picture"),
     "folder of one class": (lambda w: w.fit("--data", w.folder("only")), "two"),
-    "half of two classes": (lambda w: w.fit("--data", w.folder("a", "b"), "--classes", "base"), "two classes"),
+    "half of two classes": (lambda w: w.fit("--data", w.folder("a", "b"), "--subset", "base"), "two classes"),
     "picture instead of a folder": (lambda w: w.fit("--data", w.picture), "no table"),
     "classes equal after cleaning": (lambda w: w.fit("--data", w.folder("a_b", "a b")), "both read as"),
     "class with control characters": (lambda w: w.fit("--data", w.folder("a\x1b[31mb", "c")), "control"),
@@ -287,7 +287,7 @@ PICTURES: dict[str, tuple[Callable[[World], list], str]] = {
     "class file empty": (lambda w: w.predict(w.picture, "--classes", f"@{w.file('c.txt')}"), "empty"),
     "top 0": (lambda w: w.predict(w.picture, "--top", "0"), "--top"),
     "zeroshot without classes": (lambda w: ["predict", "zeroshot", str(w.picture)], "--classes"),
-    "predict precision unknown": (lambda w: w.predict(w.picture, "--precision", "int8"), "'int8'"),
+    "predict precision unknown": (lambda w: w.predict(w.picture, "--dtype", "int8"), "'int8'"),
 }  # fmt: skip
 CASES = {**WORDS, **VALUES, **DATA, **MODELS, **PICTURES}
 

@@ -29,7 +29,7 @@ def fit_words(photos: Path, model: Path, out: Path, *extra: str) -> list[str]:
 def adapter(photo_folder: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of base classes, trained without interruption."""
     out = tmp_path_factory.mktemp("fit") / "whole"
-    assert main(fit_words(photo_folder, tiny_folder, out, "--classes", "base", "--quiet")) == 0
+    assert main(fit_words(photo_folder, tiny_folder, out, "--subset", "base", "--quiet")) == 0
     return out
 
 
@@ -77,12 +77,12 @@ def test_fit_writes_an_adapter_and_says_what_next(
     photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "my adapter"
-    words = fit_words(photo_folder, tiny_folder, out, "--classes", "base")
+    words = fit_words(photo_folder, tiny_folder, out, "--subset", "base")
     assert main(words) == 0
     text = capsys.readouterr().out
     assert "2 classes, 8 pictures" in text and "epoch 3/3" in text and "val " in text
     assert "test accuracy" in text and "KB" in text and "trained parameters" in text
-    assert "--classes new" in text and "'" in text.splitlines()[-1]  # the folder's space is quoted
+    assert "--subset new" in text and "'" in text.splitlines()[-1]  # the folder's space is quoted
     assert sorted(os.listdir(out)) == ["README.md", "adapter.safetensors", "config.json"]
     before = (out / "adapter.safetensors").stat().st_mtime_ns
     assert main(words) == 0
@@ -98,7 +98,7 @@ def test_same_seed_gives_equal_adapters(
     adapter: Path, photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "whole"
-    result = run_json(capsys, *fit_words(photo_folder, tiny_folder, out, "--classes", "base"))
+    result = run_json(capsys, *fit_words(photo_folder, tiny_folder, out, "--subset", "base"))
     for name in ("adapter.safetensors", "config.json", "README.md"):
         assert (out / name).read_bytes() == (adapter / name).read_bytes()
     assert result["steps"] == 6 and len(result["epochs"]) == 3 and result["resumed_from"] == 0
@@ -109,7 +109,7 @@ def test_resume_after_a_kill_gives_the_same_adapter(
     adapter: Path, photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The process dies without a chance to clean up, in the second epoch; the same command goes on."""
-    words = fit_words(photo_folder, tiny_folder, tmp_path / "whole", "--classes", "base")
+    words = fit_words(photo_folder, tiny_folder, tmp_path / "whole", "--subset", "base")
     killed = f"""
 import os, sys
 from anprompt.commands import fit
@@ -156,7 +156,7 @@ def test_settings_reach_the_run(
     words = fit_words(
         photo_folder, tiny_folder, tmp_path / "o", "--epochs", "1", "--batch-size", "3", "--lr", "2e-3", "--set",
         "noisy=descriptions", "--set", "crop_scale=0.6,0.9", "--set", "flip=false", "--set", "noise_ops=case",
-        "--precision", "bf16", "--descriptions", str(tmp_path / "d.json"), "--template", "a drawing of {}",
+        "--autocast", "bf16", "--descriptions", str(tmp_path / "d.json"), "--template", "a drawing of {}",
         "--shots", "all",
     )  # fmt: skip
     assert run_json(capsys, *words)["training pictures"] == 20
@@ -183,13 +183,13 @@ def test_eval(
 ) -> None:
     whole = run_json(capsys, "eval", adapter, "--data", photo_folder, "--per-class")
     assert whole["head"] == "unseen" and whole["pictures"] == 12 and len(whole["per_class"]) == 4
-    base = run_json(capsys, "eval", adapter, "--data", photo_folder, "--classes", "base")
+    base = run_json(capsys, "eval", adapter, "--data", photo_folder, "--subset", "base")
     assert base["head"] == "trained" and base["class_count"] == 2
     told = json.loads((adapter / "config.json").read_text())["record"]["accuracy (test)"]
     assert base["accuracy"] == told
     forced = run_json(
-        capsys, "eval", adapter, "--data", photo_folder, "--classes", "base", "--head", "unseen", "--split", "val",
-        "--precision", "bf16", "--template", "{}",
+        capsys, "eval", adapter, "--data", photo_folder, "--subset", "base", "--head", "unseen", "--split", "val",
+        "--dtype", "bf16", "--template", "{}",
     )  # fmt: skip
     assert (forced["head"], forced["split"], forced["template"]) == ("unseen", "val", "{}")
     zero = run_json(capsys, "eval", "zeroshot", "--backbone", tiny_folder, "--data", photo_folder)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from anprompt import experiments as protocols
+from anprompt.backbones import resolve_device
 from anprompt.commands import bench
 from anprompt.commands.main import main as anprompt
 from anprompt.data.types import Item
@@ -315,3 +316,4 @@ def test_a_failed_parallel_run_is_one_plain_error(spec: RunSpec, tiny_folder: Pa
 def test_only_the_small_model_is_run_side_by_side() -> None:
     assert default_jobs("embedded") >= 1
     assert default_jobs("openai/clip-vit-base-patch16") == default_jobs("embedded", "cuda") == 1
+    assert default_jobs("embedded", "auto") == default_jobs("embedded", resolve_device("auto").type)

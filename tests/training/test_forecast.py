@@ -119,7 +119,7 @@ def test_command(
     tiny_folder: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     asked = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--shots", "2", "--epochs", "1",
-             "--out", str(tmp_path / "out"), "--estimate"]  # fmt: skip
+             "--out", str(tmp_path / "out"), "--dry-run"]  # fmt: skip
     assert main(asked) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].startswith("time: about ") and lines[-1].startswith("memory: about ")

@@ -162,7 +162,7 @@ def test_fit_twice(tmp_path: Path, capsys: Out) -> None:
             assert main([*words, *more]) == 2
             assert re.search(WHO.format(process.pid) + "; wait .* another --out", line(capsys))
         assert sorted(os.listdir(out)) == [LOCK, OWNER]
-        assert main([*words, "--estimate"]) == 0  # writes nothing
+        assert main([*words, "--dry-run"]) == 0  # writes nothing
     assert main(words) == 0
     assert sorted(os.listdir(out)) == ["README.md", "adapter.safetensors", "config.json"]
     with another(out):

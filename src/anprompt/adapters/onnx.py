@@ -179,7 +179,7 @@ def _check_method(method: Method) -> None:
     if backbone.dtype != torch.float32 or backbone.device.type != "cpu":
         raise UserError(
             f"The backbone is in {str(backbone.dtype).removeprefix('torch.')} on {backbone.device}; "
-            "files are exported from fp32 on the CPU. Load the adapter without --device and --precision."
+            "files are exported from fp32 on the CPU. Load the adapter without --device and --dtype."
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anprompt.commands._shared.engine_options import add_engine_options, engine_of
-from anprompt.commands._shared.parser import add_bank, one_of, setting, shots, whole
+from anprompt.commands._shared.parser import add_bank, one_of, renamed, setting, shots, whole
 from anprompt.commands._shared.terminal import console, print_json, say
 from anprompt.commands.progress import LiveSweep
 from anprompt.errors import UserError, choices
@@ -52,10 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shots", metavar="N,N,...|all", help="pictures per class (default: 16; few-shot: 1,2,4,8,16)"
     )
     parser.add_argument("--backbone", default="embedded", help="embedded, a folder, or a hub id")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument(
-        "--precision", default="fp32", type=one_of("precision", AUTOCAST), metavar="fp32|bf16|fp16"
-    )
+        "--autocast", default="fp32", dest="precision", type=one_of("precision", AUTOCAST), metavar="fp32|bf16|fp16",
+        help="autocast of training and tests (default: %(default)s)",
+    )  # fmt: skip
+    renamed(parser, "--precision", "--autocast")
     parser.add_argument(
         "--jobs",
         type=whole(1),
@@ -81,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs with estimated time and memory, start none"
     )
+    renamed(parser, "--estimate", "--dry-run")
     parser.add_argument("--overwrite", action="store_true", help="replace tables in --runs that are not of anprompt")
     parser.add_argument("--json", action="store_true", help="print what was run, with its figures, as JSON")
 

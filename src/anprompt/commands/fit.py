@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anprompt.commands._shared.common import add_data, add_device, add_names, say_reading
-from anprompt.commands._shared.parser import add_bank, positive, setting, shots, whole
+from anprompt.commands._shared.parser import add_bank, positive, renamed, setting, shots, whole
 from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, say
 from anprompt.commands._shared.together import together
 from anprompt.errors import UserError
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=whole(1), metavar="N")
     parser.add_argument("--batch-size", type=whole(1), metavar="N")
     parser.add_argument("--lr", type=positive, metavar="X", help="learning rate")
-    add_device(parser, "autocast of the training (default: the preset's, fp32)")
+    add_device(parser, "autocast of the training (default: the preset's, fp32)", "--autocast")
     parser.add_argument("--template", metavar="TEXT", help="a sentence with {} for the class name")
     parser.add_argument("--descriptions", metavar="FILE.json", help="{class: [sentences]}")
     parser.add_argument(
@@ -50,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_bank(parser, "for later runs")
     parser.add_argument("--tensorboard", metavar="DIR", help="also curves for TensorBoard (extra 'tb')")
-    parser.add_argument("--estimate", action="store_true", help="say what it will take, and train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", dest="estimate", help="say what it will take, and train nothing"
+    )
+    renamed(parser, "--estimate", "--dry-run")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace an adapter of another run")
 
@@ -89,7 +92,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     bank = None if args.bank == "off" else DiskBank(args.bank, args.bank_gb)
     if args.estimate:
         if team:
-            raise UserError("--estimate measures one process; ask for it without torchrun.")
+            raise UserError("--dry-run measures one process; ask for it without torchrun.")
         return _estimate(args, job, bank)
     if on_first(team, lambda: _finished(out, job, overwrite=args.overwrite)):
         if args.json:
@@ -325,6 +328,6 @@ def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: Mapping[s
     place, data = shlex.quote(str(out)), shlex.quote(args.data)
     root = f" --root {shlex.quote(args.root)}" if args.root else ""
     if args.classes == "base":
-        say(f"next: anprompt eval {place} --data {data}{root} --classes new")
+        say(f"next: anprompt eval {place} --data {data}{root} --subset new")
     else:
         say(f"next: anprompt predict {place} PICTURE")

@@ -20,7 +20,7 @@ def finite(values: Tensor, method: Method) -> Tensor:
     """
     if not bool(torch.isfinite(values).all()):
         kept = str(method.backbone.dtype).removeprefix("torch.")
-        remedy = "train again, or use another adapter" if kept == "float32" else "use --precision fp32"
+        remedy = "train again, or use another adapter" if kept == "float32" else "use --dtype fp32"
         raise NotFinite(
             f"The answers of {method.preset or method.name!r} on {method.backbone.id!r} ({kept}) are not finite numbers; "
             f"its tensors, its temperature or the backbone's weights can't be right: {remedy}."

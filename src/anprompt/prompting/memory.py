@@ -20,7 +20,7 @@ log = logging.getLogger("anprompt")
 
 LEAST_SAVED = 16 << 20  # bytes of text activations below which smaller parts gain nothing
 REMEDY = (
-    "Lower --batch-size, use --precision bf16 or a smaller backbone, fewer classes at a time, or a machine with "
+    "Lower --batch-size, use --autocast or --dtype bf16 or a smaller backbone, fewer classes at a time, or a machine with "
     "more memory."
 )
 Result = TypeVar("Result")

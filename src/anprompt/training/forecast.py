@@ -1,4 +1,4 @@
-"""What a tuning run will take, from a few steps of the very run: `anprompt fit --estimate`."""
+"""What a tuning run will take, from a few steps of the very run: `anprompt fit --dry-run`."""
 
 from __future__ import annotations
 

@@ -216,5 +216,5 @@ def _first(known: Tensor, values: Tensor, number: int) -> Tensor:
 def _broken(what: str, when: str, epoch: int, number: int) -> str:
     return (
         f"Training broke: {what} is NaN or Inf {when} epoch {epoch + 1}, step {number + 1}. Lower the learning rate "
-        f"(--set lr=...), or use --precision fp32; the last finished epoch ({epoch}) is kept."
+        f"(--set lr=...), or use --autocast fp32; the last finished epoch ({epoch}) is kept."
     )

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from anprompt.commands._shared.parser import one_of
+from anprompt.commands._shared.parser import one_of, renamed
 from anprompt.commands._shared.terminal import say
 from anprompt.errors import UserError
 
@@ -19,7 +19,7 @@ ZEROSHOT = "zeroshot"
 
 
 def add_data(parser: argparse.ArgumentParser, classes_help: str) -> None:
-    """--data, --root, --classes."""
+    """--data, --root, --subset."""
     parser.add_argument(
         "--data",
         metavar="SPEC",
@@ -29,12 +29,14 @@ def add_data(parser: argparse.ArgumentParser, classes_help: str) -> None:
     add_layout(parser)
     parser.add_argument("--root", metavar="DIR", help="what relative paths and coop:NAME start from")
     parser.add_argument(
-        "--classes",
+        "--subset",
+        dest="classes",
         type=one_of("class subset", ("all", "base", "new")),
         default="all",
         metavar="all|base|new",
         help=classes_help,
     )
+    renamed(parser, "--classes", "--subset")
 
 
 def add_layout(parser: argparse.ArgumentParser) -> None:
@@ -64,16 +66,18 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_device(parser: argparse.ArgumentParser, precision_help: str) -> None:
-    """--device, --precision."""
+def add_device(parser: argparse.ArgumentParser, precision_help: str, option: str = "--dtype") -> None:
+    """--device, and --dtype of the frozen weights or --autocast of a training."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument(
-        "--precision",
+        option,
+        dest="precision",
         type=one_of("precision", PRECISIONS),
         default=None,
         metavar="fp32|bf16|fp16",
         help=precision_help,
     )
+    renamed(parser, "--precision", option)
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:

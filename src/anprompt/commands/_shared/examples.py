@@ -7,11 +7,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "fit": (
         "anprompt fit --data my_photos/ --shots 16 --out adapter/",
         "anprompt fit --data my_photos/ --backbone openai/clip-vit-base-patch16 --method maple --out maple/",
-        "anprompt fit --data embedded:food --classes base --epochs 5 --set lr=0.002 --out food/",
+        "anprompt fit --data embedded:food --subset base --epochs 5 --set lr=0.002 --out food/",
     ),
     "eval": (
         "anprompt eval adapter/ --data my_photos/ --per-class",
-        "anprompt eval adapter/ --data embedded:food --classes new",
+        "anprompt eval adapter/ --data embedded:food --subset new",
         "anprompt eval zeroshot --data my_photos/ --json",
     ),
     "predict": (

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from anprompt.commands._shared.terminal import note_line
 from anprompt.errors import UserError, choices
 
 
@@ -25,6 +26,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        self.old_spellings: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
         _, colon, reason = message.removeprefix("argument ").partition(": ")
@@ -34,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Like argparse's; unknown options are reported before missing ones, since one causes the other."""
-        words = list(args or ())
+        words = self._new_spellings(list(args or ()))
         known = [s for action in self._actions for s in action.option_strings]
         for word in words[: words.index("--") if "--" in words else None]:
             name = word.partition("=")[0]
@@ -44,6 +46,24 @@ class Parser(argparse.ArgumentParser):
         if extra:
             self.error(f"unexpected argument {extra[0]!r}")
         return found
+
+
+    def _new_spellings(self, words: list[str]) -> list[str]:
+        """The words with today's option names; one line on stderr for each old one."""
+        end = words.index("--") if "--" in words else len(words)
+        for place, word in enumerate(words[:end]):
+            name, equals, value = word.partition("=")
+            if name in self.old_spellings:
+                new = self.old_spellings[name]
+                words[place] = f"{new}{equals}{value}"
+                note_line(f"{name} is now {new}; the old spelling works in this version only")
+        return words
+
+
+def renamed(parser: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Let an option's old spelling work for one version, with a hint."""
+    if isinstance(parser, Parser):
+        parser.old_spellings[old] = new
 
 
 def _is_number(text: str) -> bool:

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from anprompt.backbones.devices import resolve_device
 from anprompt.errors import UserError
 from anprompt.experiments import Event, Lab, Observer, RunSpec, silent
 from anprompt.experiments.cache import default_budget
@@ -27,7 +28,8 @@ MOST = 8
 
 def default_jobs(backbone: str, device: str = "cpu") -> int:
     """As many runs at once as there are cores where the model is the small one; else one, with all cores."""
-    return min(MOST, hardware()["cores"]) if backbone == "embedded" and device == "cpu" else 1
+    where = resolve_device(device).type if device == "auto" else device
+    return min(MOST, hardware()["cores"]) if backbone == "embedded" and where == "cpu" else 1
 
 
 def run_parallel(
