@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -167,6 +168,24 @@ def test_fit_twice(tmp_path: Path, capsys: Out) -> None:
     assert sorted(os.listdir(out)) == ["README.md", "adapter.safetensors", "config.json"]
     with another(out):
         assert main(words) == 0  # the adapter of this very run is there: nothing to write
+
+
+def test_fit_looks_again_under_the_lock(tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run was finished elsewhere after the first look: nothing is trained again."""
+    from anprompt.commands import fit
+
+    words = ["fit", "--data", "embedded:food", "--shots", "1", "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    capsys.readouterr()
+    real, looks = fit._finished, []
+
+    def late(*args: Any, **kwargs: Any) -> bool:
+        looks.append(1)
+        return len(looks) > 1 and real(*args, **kwargs)
+
+    monkeypatch.setattr(fit, "_finished", late)
+    assert main(words) == 0
+    assert "nothing to do" in capsys.readouterr().out and len(looks) == 2
 
 
 def test_saving_and_calibrating_wait_a_while(

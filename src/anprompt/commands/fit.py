@@ -94,17 +94,28 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         if team:
             raise UserError("--dry-run measures one process; ask for it without torchrun.")
         return _estimate(args, job, bank)
-    if on_first(team, lambda: _finished(out, job, overwrite=args.overwrite)):
-        if args.json:
-            print_json({"adapter": str(out), "already_finished": True})
-        else:
-            say(f"{out} already holds the adapter of this very run; nothing to do. See {out / 'README.md'}.")
+    if _is_finished(args, out, job, team):
         return 0
     with contextlib.ExitStack() as held:  # by the first process, for all of them
         on_first(team, lambda: held.enter_context(hold(out, "wait until it has finished, or choose another --out folder")))
+        if _is_finished(args, out, job, team):  # by another process, between the first look and the lock
+            return 0
         on_first(team, lambda: _keep_state(out / STATE, job, overwrite=args.overwrite))
         _train(args, dataset, job, bank, team)
     return 0
+
+
+def _is_finished(args: argparse.Namespace, out: Path, job: Job, team: Team | None) -> bool:
+    """Whether the folder holds the adapter of this very run, which is then said."""
+    from anprompt.prompting.process_group import on_first
+
+    if not on_first(team, lambda: _finished(out, job, overwrite=args.overwrite)):
+        return False
+    if args.json:
+        print_json({"adapter": str(out), "already_finished": True})
+    else:
+        say(f"{out} already holds the adapter of this very run; nothing to do. See {out / 'README.md'}.")
+    return True
 
 
 def _train(

@@ -148,21 +148,24 @@ def percent(share: float) -> str:
 def progress(label: str, *, enabled: bool = True) -> Iterator[Any]:
     """A progress bar on stderr as `update(done, total, text)`; silent where stderr is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     screen = console(stderr=True)
     if not enabled or not screen.is_terminal:
         yield lambda done, total, text="": None
         return
+    # On a narrow terminal the text is cut, so that bar, count and time left stay.
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=16, table_column=Column(min_width=16)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[text]}", markup=False, table_column=rest),
     )
     # Lines for stdout go above the bar on a terminal, but must stay on stdout where that is a file.
     shared = sys.stdout.isatty()
-    with Progress(*columns, console=screen, transient=True, redirect_stdout=shared) as bar:
+    with Progress(*columns, console=screen, transient=True, expand=True, redirect_stdout=shared) as bar:
         task = bar.add_task(safe(label), total=None, text="")
 
         def update(done: int, total: int, text: str = "") -> None:
