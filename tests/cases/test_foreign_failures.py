@@ -250,6 +250,9 @@ def test_code_beside_a_model_gets_no_such_advice(model: Path) -> None:
 class NAType:
     """Like pandas' NA: neither equal nor unequal to anything."""
 
+    def __repr__(self) -> str:  # names of tests are the same in every process
+        return "<NA>"
+
     def __bool__(self) -> bool:
         raise TypeError("boolean value of NA is ambiguous")
 
