@@ -310,3 +310,19 @@ def package_versions(names: Iterable[str], missing: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = missing
     return found
+
+
+def cache_folder() -> Path | None:
+    """This user's folder for what can be made again: $ANPROMPT_CACHE, else anprompt/ in $XDG_CACHE_HOME or ~/.cache.
+
+    Returns:
+        None where there is no such place: `ANPROMPT_CACHE=off`, or a user without a home.
+    """
+    own = os.environ.get("ANPROMPT_CACHE")
+    if own:
+        return None if own.lower() == "off" else Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base or Path.home() / ".cache") / "anprompt"
+    except RuntimeError:  # no home
+        return None

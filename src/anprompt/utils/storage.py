@@ -41,10 +41,10 @@ def scratch(place: Place) -> Path:
     """
     if not is_url(place):
         return Path(place)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if not os.access(next(p for p in (base, *base.parents) if p.exists()), os.W_OK):
-        base = Path(tempfile.gettempdir()) / f"anprompt-{os.getuid() if hasattr(os, 'getuid') else 'runs'}"
-    return base / "anprompt" / "sweeps" / hashlib.sha256(str(place).encode()).hexdigest()[:16]
+    base = files.cache_folder()
+    if base is None or not os.access(next(p for p in (base, *base.absolute().parents) if p.exists()), os.W_OK):
+        base = Path(tempfile.gettempdir()) / f"anprompt-{os.getuid() if hasattr(os, 'getuid') else 'runs'}" / "anprompt"
+    return base / "sweeps" / hashlib.sha256(str(place).encode()).hexdigest()[:16]
 
 
 def check(place: Place) -> None:

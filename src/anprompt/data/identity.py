@@ -1,0 +1,239 @@
+"""What an image is: the hash of its file's bytes, and a small grey copy by which re-encoded copies are found.
+
+Names say nothing: a replaced file is another image, a moved one is the same. Every file is read once; what
+was learned of it is kept in a small database of the user's (`cache_file`) under its path, and holds as long
+as the file's size, times and inode are the same. The database is a convenience: where it is missing,
+damaged, locked or can't be written, files are read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from anprompt.data.images import decode_picture
+from anprompt.data.types import Item
+from anprompt.files import cache_folder, file_hash
+
+try:
+    import sqlite3
+except ImportError:  # a Python built without it keeps nothing between runs
+    sqlite3 = None  # type: ignore[assignment]
+
+log = logging.getLogger("anprompt")
+
+SIDE = 16  # of the grey copy
+_LARGE = 256 * 2**20  # bytes; a larger file is hashed piece by piece and has no grey copy
+_REMEMBERED = 200_000  # files whose hashes stay in memory
+_READERS = 8  # threads: on a network drive most of the time is waiting
+_MANY = 500  # paths that one question to the database may hold
+_BUSY_S = 2.0
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, mark TEXT NOT NULL, content BLOB NOT NULL, grey BLOB)"
+    " WITHOUT ROWID"
+)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an image file.
+
+    Attributes:
+        content: sha256 of its bytes, in hexadecimal.
+        grey: `SIDE` x `SIDE` grey levels of the whole image, row by row; empty where it can't be decoded; None
+            where nobody asked.
+    """
+
+    content: str
+    grey: bytes | None = None
+
+
+_memory: dict[str, tuple[str, Known]] = {}  # by absolute path: the file's mark, and what it was found to be
+
+
+def identities(items: Sequence[Item]) -> list[str]:
+    """What makes each image the one it is: its content where it is a file, else the key its source gives it."""
+    return contents([item.path for item in items])
+
+
+def contents(paths: Sequence[str]) -> list[str]:
+    """sha256 of each file's bytes; where there is no readable file, the path itself."""
+    return [known.content if known else path for path, known in zip(paths, look_up(paths))]
+
+
+def look_up(paths: Sequence[str], *, grey: bool = False) -> list[Known | None]:
+    """What is known of each file, read only if it is new or has changed.
+
+    Args:
+        paths: of files; anything else gives None.
+        grey: also the grey copies, for which a file is decoded (JPEG at a fraction of its size).
+    """
+    marks = {path: mark for path in dict.fromkeys(paths) if (mark := _mark(path))}
+    found = {path: known for path, mark in marks.items() if (known := _remembered(path, mark, grey))}
+    missing = [path for path in marks if path not in found]
+    if missing:
+        cached = _cached(missing, marks, grey)
+        read = _read_all([path for path in missing if path not in cached], grey)
+        _keep(read, marks)
+        found |= cached | read
+        if len(_memory) > _REMEMBERED:
+            _memory.clear()
+        settled = ((path, known) for path, known in (cached | read).items() if _settled(marks[path]))
+        _memory.update((_place(path), (marks[path], known)) for path, known in settled)
+    return [found.get(path) for path in paths]
+
+
+def _remembered(path: str, mark: str, grey: bool) -> Known | None:
+    known = _memory.get(_place(path))
+    return known[1] if known and known[0] == mark and (known[1].grey is not None or not grey) else None
+
+
+def _place(path: str) -> str:
+    return os.path.abspath(path)
+
+
+def _mark(path: str) -> str | None:
+    """Size, times and inode of a regular file: while they stay the same, so do its bytes.
+
+    The modification time alone would miss files that were renamed over each other with their times kept
+    (unpacked archives, `cp -p`, `rsync -t`); a change of name or content moves the change time.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # not there, or no possible name
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _settled(mark: str) -> bool:
+    """Whether a file changed long enough ago that another change would show in its times."""
+    changed = max(int(word) for word in mark.split()[1:3])
+    coarse = changed % 10**9 == 0  # a file system that counts in seconds (FAT: every second one)
+    return time.time_ns() - changed > (3 * 10**9 if coarse else 10**8)
+
+
+# --- reading --------------------------------------------------------------------------------------
+def _read_all(paths: Sequence[str], grey: bool) -> dict[str, Known]:
+    """Hashes of files, read side by side; a file that can't be read is left out."""
+    if len(paths) < _READERS:
+        read = [_read(path, grey) for path in paths]
+    else:
+        log.info("reading %d images to know them by their content", len(paths))
+        with ThreadPoolExecutor(_READERS) as pool:
+            read = list(pool.map(lambda path: _read(path, grey), paths))
+    return {path: known for path, known in zip(paths, read) if known}
+
+
+def _read(path: str, grey: bool) -> Known | None:
+    try:
+        if os.path.getsize(path) > _LARGE:
+            return Known(file_hash(Path(path)), b"" if grey else None)
+        data = Path(path).read_bytes()
+    except OSError:
+        return None
+    return Known(hashlib.sha256(data).hexdigest(), _grey(data, path) if grey else None)
+
+
+def _grey(data: bytes, name: str) -> bytes:
+    """The whole image at `SIDE` x `SIDE` grey levels, upright; empty where it can't be decoded."""
+    try:
+        image, box = _decoded_small(data, name)
+        small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+        return ImageOps.exif_transpose(small).tobytes()
+    except Exception as error:  # an image that can't be decoded is told where it is used
+        log.debug("no grey copy of %s: %s", name, error)
+        return b""
+
+
+def _decoded_small(data: bytes, name: str) -> tuple[Image.Image, tuple[float, float, float, float] | None]:
+    """An image, and which part of it is the picture: a JPEG decoded at a fraction of its size has a rim."""
+    if data.startswith(b"\xff\xd8"):
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "MPO"))
+        drafted = image.draft("L", (4 * SIDE, 4 * SIDE)) if image.mode in ("L", "RGB") else None
+        return image, drafted[1] if drafted else None
+    return decode_picture(data, name), None
+
+
+# --- the database ---------------------------------------------------------------------------------
+def cache_file() -> Path | None:
+    """Where hashes are kept between runs: `images-1.sqlite` in the cache folder; None where there is no place."""
+    folder = cache_folder()
+    return folder / "images-1.sqlite" if folder and sqlite3 else None
+
+
+@contextlib.contextmanager
+def _database(*, make: bool = False) -> Iterator[sqlite3.Connection | None]:
+    """The open database, or None where it is not there or of no use; nothing about it is an error.
+
+    A damaged one is removed, so that the next run starts another.
+    """
+    file = cache_file()
+    if file is None or not (make or file.exists()):
+        yield None
+        return
+    connection = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(file, timeout=_BUSY_S)
+        connection.execute(_TABLE)
+        yield connection
+        connection.commit()
+    except sqlite3.OperationalError as error:  # locked by another process, or not writable
+        log.debug("%s is not used: %s", file, error)
+    except sqlite3.Error as error:
+        log.debug("%s is damaged and removed: %s", file, error)
+        with contextlib.suppress(OSError):
+            file.unlink()
+    except OSError as error:
+        log.debug("%s is not used: %s", file, error)
+    finally:
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+
+def _cached(paths: Sequence[str], marks: dict[str, str], grey: bool) -> dict[str, Known]:
+    """What the database knows of files as they are now."""
+    found: dict[str, Known] = {}
+    by_place = {os.fsencode(_place(path)): path for path in paths}
+    places = list(by_place)
+    with _database() as connection:
+        for start in range(0, len(places) if connection else 0, _MANY):
+            asked = places[start : start + _MANY]
+            question = f"SELECT path, mark, content, grey FROM images WHERE path IN ({','.join('?' * len(asked))})"
+            for place, mark, content, small in connection.execute(question, asked):  # type: ignore[union-attr]
+                path = by_place[place]
+                sound = mark == marks[path] and _of_length(content, 32) and (small is None or _of_length(small, 0, SIDE**2))
+                if sound and (small is not None or not grey):
+                    found[path] = Known(content.hex(), small)
+    return found
+
+
+def _of_length(value: object, *lengths: int) -> bool:
+    return isinstance(value, bytes) and len(value) in lengths
+
+
+def _keep(read: dict[str, Known], marks: dict[str, str]) -> None:
+    """Write what was read; a file that changed just now is left out, as its next change might not show."""
+    rows = [
+        (os.fsencode(_place(path)), marks[path], bytes.fromhex(known.content), known.grey)
+        for path, known in read.items()
+        if _settled(marks[path]) and _mark(path) == marks[path]
+    ]
+    if rows:
+        with _database(make=True) as connection:
+            if connection is not None:
+                connection.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
