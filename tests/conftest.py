@@ -9,6 +9,7 @@ from pathlib import Path
 # thread only waits, which on a busy machine makes every operation many times slower.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ANPROMPT_CACHE", "off")  # no test writes into its user's home
 
 import logging
 

@@ -79,6 +79,7 @@ def test_unknown_kinds_of_urls_are_told_in_one_line(url: str) -> None:
 
 def test_what_need_not_last_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.scratch(tmp_path) == tmp_path
+    monkeypatch.delenv("ANPROMPT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     here = store.scratch("s3://bucket/runs")
     assert here.is_relative_to(tmp_path) and here == store.scratch("s3://bucket/runs")

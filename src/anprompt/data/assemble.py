@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anprompt.data.division import complete_parts
 from anprompt.data.images import check_picture, read_item, shown
 from anprompt.data.names import check_classnames, class_key
 from anprompt.data.reading import PARTS, Reading, given_parts, lacking_classes
-from anprompt.data.splits import complete_parts
 from anprompt.data.types import Dataset, Item
 from anprompt.data.walk import LeftOut
 from anprompt.errors import UserError
@@ -49,7 +49,7 @@ def assemble(
     """Checks every file, numbers the classes by name, and takes or makes the parts.
 
     Parts that are given stay as they are (`reading.given_parts`); data without parts is divided by
-    `splits.complete_parts`.
+    `division.complete_parts`.
 
     Args:
         source: the folder or table, for messages.

@@ -15,7 +15,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ except ImportError:  # a Python built without it keeps nothing between runs
 log = logging.getLogger("anprompt")
 
 SIDE = 16  # of the grey copy
+MOST_APART = 12  # grey levels between two encodings of one image: 11 at most, of 2,500 made of three real data sets
 _LARGE = 256 * 2**20  # bytes; a larger file is hashed piece by piece and has no grey copy
 _REMEMBERED = 200_000  # files whose hashes stay in memory
 _READERS = 8  # threads: on a network drive most of the time is waiting
@@ -70,6 +71,16 @@ def identities(items: Sequence[Item]) -> list[str]:
 def contents(paths: Sequence[str]) -> list[str]:
     """sha256 of each file's bytes; where there is no readable file, the path itself."""
     return [known.content if known else path for path, known in zip(paths, look_up(paths))]
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two images show the same, re-encoded or resized; also where one of them is no file to look at."""
+    first, second = look_up([one, other], grey=True)
+    if first is None or second is None or first.content == second.content:
+        return True
+    if not first.grey or not second.grey:
+        return False
+    return max(abs(a - b) for a, b in zip(first.grey, second.grey)) <= MOST_APART
 
 
 def look_up(paths: Sequence[str], *, grey: bool = False) -> list[Known | None]:
@@ -174,31 +185,27 @@ def cache_file() -> Path | None:
     return folder / "images-1.sqlite" if folder and sqlite3 else None
 
 
-@contextlib.contextmanager
-def _database(*, make: bool = False) -> Iterator[sqlite3.Connection | None]:
-    """The open database, or None where it is not there or of no use; nothing about it is an error.
+def _with_database(work: Callable[[sqlite3.Connection], None], *, make: bool = False) -> None:
+    """Do something with the database; where it is not there or of no use, nothing is done and nothing is wrong.
 
     A damaged one is removed, so that the next run starts another.
     """
     file = cache_file()
     if file is None or not (make or file.exists()):
-        yield None
         return
     connection = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(file, timeout=_BUSY_S)
         connection.execute(_TABLE)
-        yield connection
+        work(connection)
         connection.commit()
-    except sqlite3.OperationalError as error:  # locked by another process, or not writable
+    except (sqlite3.OperationalError, OSError) as error:  # locked by another process, or not writable
         log.debug("%s is not used: %s", file, error)
     except sqlite3.Error as error:
         log.debug("%s is damaged and removed: %s", file, error)
         with contextlib.suppress(OSError):
             file.unlink()
-    except OSError as error:
-        log.debug("%s is not used: %s", file, error)
     finally:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -210,15 +217,18 @@ def _cached(paths: Sequence[str], marks: dict[str, str], grey: bool) -> dict[str
     found: dict[str, Known] = {}
     by_place = {os.fsencode(_place(path)): path for path in paths}
     places = list(by_place)
-    with _database() as connection:
-        for start in range(0, len(places) if connection else 0, _MANY):
+
+    def ask(connection: sqlite3.Connection) -> None:
+        for start in range(0, len(places), _MANY):
             asked = places[start : start + _MANY]
             question = f"SELECT path, mark, content, grey FROM images WHERE path IN ({','.join('?' * len(asked))})"
-            for place, mark, content, small in connection.execute(question, asked):  # type: ignore[union-attr]
+            for place, mark, content, small in connection.execute(question, asked):
                 path = by_place[place]
-                sound = mark == marks[path] and _of_length(content, 32) and (small is None or _of_length(small, 0, SIDE**2))
-                if sound and (small is not None or not grey):
+                sound = _of_length(content, 32) and (small is None or _of_length(small, 0, SIDE**2))
+                if mark == marks[path] and sound and (small is not None or not grey):
                     found[path] = Known(content.hex(), small)
+
+    _with_database(ask)
     return found
 
 
@@ -234,6 +244,9 @@ def _keep(read: dict[str, Known], marks: dict[str, str]) -> None:
         if _settled(marks[path]) and _mark(path) == marks[path]
     ]
     if rows:
-        with _database(make=True) as connection:
-            if connection is not None:
-                connection.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
+        question = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)"
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany(question, rows)
+
+        _with_database(write, make=True)

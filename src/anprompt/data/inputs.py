@@ -12,10 +12,10 @@ from PIL import Image
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
+from anprompt.data.division import divide
 from anprompt.data.images import open_image
 from anprompt.data.name_lists import names_for
 from anprompt.data.names import check_classnames
-from anprompt.data.splits import divide
 from anprompt.data.types import Dataset, Item
 from anprompt.data.walk import picture_files
 from anprompt.errors import UserError

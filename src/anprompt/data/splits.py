@@ -5,54 +5,13 @@ from __future__ import annotations
 import math
 import operator
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from anprompt.data.names import class_key, spoken
+from anprompt.data.names import class_key
 from anprompt.data.names import clean_classnames as clean_classnames  # its old place
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError, choices
-
-TEST_SHARE, VAL_SHARE = 0.3, 0.2
-
-
-def divide(
-    items: Iterable[Item], *, val: float = VAL_SHARE, test: float = TEST_SHARE
-) -> dict[str, list[Item]]:
-    """Divides data that has no official split: 50 % train, 20 % val, 30 % test of every class.
-
-    Each class is sorted by path and shuffled by a generator seeded with its own name, so other classes
-    coming or going change nothing. Shares are rounded to the nearest; at least one item stays in train.
-
-    Returns:
-        "train", "val" and "test", each class by class in label order.
-    """
-    by_label: dict[int, list[Item]] = {}
-    for item in items:
-        by_label.setdefault(item.label, []).append(item)
-    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
-    for label in sorted(by_label):
-        group = sorted(by_label[label], key=lambda item: item.path)
-        random.Random(f"anprompt split: {spoken(group[0].classname)}").shuffle(group)
-        n_test = min(math.floor(len(group) * test + 0.5), len(group) - 1)
-        n_val = min(math.floor(len(group) * val + 0.5), len(group) - 1 - n_test)
-        parts["test"] += group[:n_test]
-        parts["val"] += group[n_test : n_test + n_val]
-        parts["train"] += group[n_test + n_val :]
-    return parts
-
-
-def complete_parts(parts: dict[str, list[Item]]) -> dict[str, list[Item]]:
-    """Fills in the parts that a data set lacks; parts that exist stay as they are.
-
-    Without test, 30 % of train becomes test. Without test and val, train is divided 50/20/30. A missing
-    val next to a test part stays empty.
-    """
-    train, val, test = (list(parts.get(part, ())) for part in ("train", "val", "test"))
-    if test or not train:
-        return {"train": train, "val": val, "test": test}
-    divided = divide(train, val=0.0 if val else VAL_SHARE)
-    return {"train": divided["train"], "val": val or divided["val"], "test": divided["test"]}
 
 
 def few_shot(dataset: Dataset, shots: int | None, seed: int) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from PIL.Image import Image
@@ -21,12 +21,14 @@ class Item:
         label: index into the data set's class names.
         classname: the class name as it was given; `names.spoken` is what the text encoder reads of it.
         domain: style or variant the picture belongs to; empty where there is only one.
+        listed: an official list names it: records know it by its path there, all others by its content.
     """
 
     path: str
     label: int
     classname: str
     domain: str = ""
+    listed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

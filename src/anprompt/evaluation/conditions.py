@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from anprompt.data.crop import centre_view
+from anprompt.data.identity import identities
 from anprompt.data.names import spoken
 from anprompt.data.types import Item
 from anprompt.errors import UserError, choices
@@ -96,7 +97,7 @@ class Condition:
         """A picture at the model's input size, uint8 [H, W, 3], corrupted; other conditions leave it."""
         if self.kind != "image":
             return view
-        rng = picture_rng(NOISE_SEED, item.path, self.family, self.strength)
+        rng = picture_rng(NOISE_SEED, identities([item])[0], self.family, self.strength)
         return corrupt(view, self.family, self.strength, rng=rng)
 
     def reader(self, read: Read, size: int) -> Read:

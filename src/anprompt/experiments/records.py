@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from anprompt.data.identity import contents
 from anprompt.data.names import spoken
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
@@ -111,9 +112,14 @@ def _opened(content: Any, where: str) -> Record | None:
 
 # --- what a record says ---------------------------------------------------------------------------
 def data_hash(items: Iterable[Item]) -> str:
-    """sha256 over paths and labels; a common folder is cut off, so that moving the data changes nothing."""
+    """sha256 over images and labels, wherever they lie.
+
+    Images are known by their content; those of official lists, and those that are no files, by their paths,
+    of which a common folder is cut off.
+    """
     listed = list(items)
-    paths = [item.path for item in listed]
+    known = iter(contents([item.path for item in listed if not item.listed]))
+    paths = [item.path if item.listed else next(known) for item in listed]
     if paths and all(os.path.isabs(path) for path in paths):
         top = os.path.commonpath([os.path.dirname(path) for path in paths])
         paths = [os.path.relpath(path, top) for path in paths]

@@ -11,10 +11,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from anprompt.backbones import Backbone
+from anprompt.data.identity import identities
 from anprompt.data.name_lists import warn_of_codes
 from anprompt.data.names import class_key
 from anprompt.data.splits import few_shot, subset_classes, with_classes
@@ -52,10 +54,11 @@ class Job:
     template: str
     descriptions: Mapping[str, list[str]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Fingerprint of the run; two runs with equal keys give equal adapters."""
-        items = [(item.path, item.label) for item in (*self.dataset.train, *self.dataset.val)]
+        """Fingerprint of the run, its images by their content; two runs with equal keys give equal adapters."""
+        drawn = (*self.dataset.train, *self.dataset.val)
+        items = [(name, item.label) for name, item in zip(identities(drawn), drawn)]
         facts = [
             self.method, self.settings.to_dict(), self.train.to_dict(), self.template, items,
             list(self.dataset.classnames), dict(self.descriptions), self.backbone.weight_hash,

@@ -50,7 +50,8 @@ def coop_dataset(name: str, root: str | Path | None) -> Dataset:
         [row.renames.get(raw, raw) for raw in raw_names], allow_duplicates=row.listed
     )
     train, val, test = (
-        tuple(Item(item.path, item.label, classnames[item.label]) for item in parts[part]) for part in PARTS
+        tuple(Item(item.path, item.label, classnames[item.label], listed=True) for item in parts[part])
+        for part in PARTS
     )
     return Dataset(
         row.name, tuple(classnames), train, val, test, read_item, template=row.template, licence=row.licence

@@ -1,0 +1,199 @@
+"""Runs, records and noise know images by what is in their files, not by their names."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from anprompt.conditions import Condition
+from anprompt.files import file_hash
+from anprompt.results import data_hash, dataset_hash
+from anprompt.tuning import plan
+
+from anprompt.data import identity
+from anprompt.data.identity import contents
+from anprompt.data.sources import open_dataset
+from tests.pictures import noise, save
+
+
+def folder_of(root: Path, shift: int = 0) -> Path:
+    for kind, start in (("cat", 0), ("dog", 100)):
+        for number in range(12):
+            save(root / kind / f"{number:03}.png", noise(12, 12, seed=number + start + shift))
+    return root
+
+
+def key(root: Path, backbone) -> str:
+    return plan(open_dataset(str(root)), backbone, method="coop", shots=4).key
+
+
+def swap(root: Path) -> None:
+    (root / "cat").rename(root / "other")
+    (root / "dog").rename(root / "cat")
+    (root / "other").rename(root / "dog")
+
+
+def rotate(root: Path) -> None:
+    """Every name gets the file of the next one; the files keep their own times."""
+    for folder in (root / "cat", root / "dog"):
+        files = sorted(folder.iterdir())
+        for file in files:
+            file.rename(file.with_name("x" + file.name))
+        for file, target in zip(sorted(folder.iterdir()), [*files[1:], files[0]]):
+            file.rename(target)
+
+
+def rewrite(root: Path) -> None:
+    for file in root.rglob("*.png"):
+        times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+        save(file, noise(12, 12, seed=int(file.stem) + 7000))
+        os.utime(file, ns=times)
+
+
+@pytest.mark.parametrize("change", [swap, rotate, rewrite])
+def test_replaced_images_under_the_same_names_are_another_run(tmp_path, tiny_backbone, change):
+    root = folder_of(tmp_path / "photos")
+    before, data = key(root, tiny_backbone), dataset_hash(open_dataset(str(root)))
+    assert key(root, tiny_backbone) == before
+    change(root)
+    assert key(root, tiny_backbone) != before and dataset_hash(open_dataset(str(root))) != data
+
+
+def test_the_same_images_elsewhere_are_the_same_run(tmp_path, tiny_backbone, monkeypatch):
+    root = folder_of(tmp_path / "photos")
+    before, data = key(root, tiny_backbone), dataset_hash(open_dataset(str(root)))
+    shutil.copytree(root, tmp_path / "new drive" / "my photos")
+    (tmp_path / "link").symlink_to(root)
+    for place in (tmp_path / "new drive" / "my photos", tmp_path / "link"):
+        assert key(place, tiny_backbone) == before and dataset_hash(open_dataset(str(place))) == data
+    monkeypatch.chdir(tmp_path)
+    assert key(Path("photos"), tiny_backbone) == before
+
+
+def test_noise_on_a_test_image_is_the_same_elsewhere(tmp_path):
+    root = folder_of(tmp_path / "photos")
+    shutil.copytree(root, tmp_path / "elsewhere")
+    condition = Condition.parse("image:gaussian_noise:3")
+    views = []
+    for place in (root, tmp_path / "elsewhere"):
+        data = open_dataset(str(place))
+        views.append(condition.reader(data.read, 32)(data.test[0]).tobytes())
+    assert views[0] == views[1]
+
+
+def test_official_lists_are_known_by_their_paths_and_need_no_file(tmp_path):
+    data = open_dataset(str(folder_of(tmp_path / "photos")))
+    listed = [replace(item, listed=True) for item in data.train]
+    before = data_hash(listed)
+    rewrite(tmp_path / "photos")
+    assert data_hash(listed) == before
+    moved = [replace(item, path=item.path.replace("photos", "nowhere")) for item in listed]
+    assert data_hash(moved) == before
+
+
+# --- the cache ------------------------------------------------------------------------------------
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("ANPROMPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity, "_memory", {})
+    monkeypatch.setattr(identity, "_settled", lambda mark: True)
+    return tmp_path / "cache"
+
+
+def counted(monkeypatch) -> list[str]:
+    read: list[str] = []
+    whole = identity._read
+    monkeypatch.setattr(identity, "_read", lambda path, grey: read.append(path) or whole(path, grey))
+    return read
+
+
+def test_a_file_is_read_once_and_then_known_to_other_processes(tmp_path, cache, monkeypatch):
+    paths = [str(path) for path in sorted(folder_of(tmp_path / "photos").rglob("*.png"))]
+    read = counted(monkeypatch)
+    first = contents(paths)
+    assert first == [file_hash(Path(path)) for path in paths] and sorted(read) == paths
+    monkeypatch.setattr(identity, "_memory", {})  # as in another process
+    assert contents(paths) == first and len(read) == len(paths)
+    save(Path(paths[3]), noise(12, 12, seed=999))
+    monkeypatch.setattr(identity, "_memory", {})
+    assert contents(paths)[3] == file_hash(Path(paths[3])) and read[len(paths) :] == [paths[3]]
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "cut", "other table", "wrong values", "folder"])
+def test_a_damaged_cache_is_no_error_and_no_wrong_hash(tmp_path, cache, damage, monkeypatch):
+    paths = [str(path) for path in sorted(folder_of(tmp_path / "photos").rglob("*.png"))]
+    right = contents(paths)
+    file = identity.cache_file()
+    assert file is not None and file.is_file()
+    if damage == "text":
+        file.write_text("no database\n" * 500)
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:5000])
+    elif damage == "folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        with sqlite3.connect(file) as connection:
+            if damage == "other table":
+                connection.execute("DROP TABLE images")
+                connection.execute("CREATE TABLE images (x)")
+            else:
+                connection.execute("UPDATE images SET content = 'abc'")
+    for _ in range(3):
+        monkeypatch.setattr(identity, "_memory", {})
+        assert contents(paths) == right
+
+
+@pytest.mark.parametrize("place", ["off", "file", "locked"])
+def test_a_cache_that_cannot_be_used_is_no_error(tmp_path, cache, place, monkeypatch):
+    paths = [str(path) for path in sorted(folder_of(tmp_path / "photos").rglob("*.png"))]
+    right = [file_hash(Path(path)) for path in paths]
+    if place == "off":
+        monkeypatch.setenv("ANPROMPT_CACHE", "off")
+    elif place == "file":
+        cache.write_text("in the way")
+    else:
+        monkeypatch.setattr(identity, "_BUSY_S", 0.05)
+        contents(paths[:1])
+        holder = sqlite3.connect(cache / "images-1.sqlite", isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+    assert contents(paths) == right
+
+
+def test_what_is_no_file_is_known_by_its_key(tmp_path):
+    assert contents(["embedded:food/x", "#3", str(tmp_path), str(tmp_path / "gone"), "a\0b"]) == [
+        "embedded:food/x", "#3", str(tmp_path), str(tmp_path / "gone"), "a\0b",
+    ]  # fmt: skip
+
+
+def _hash_all(paths: list[str]) -> list[str]:
+    return contents(paths)
+
+
+def test_several_processes_share_the_cache(tmp_path, cache):
+    paths = [str(path) for path in sorted(folder_of(tmp_path / "photos").rglob("*.png"))]
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(_hash_all, [paths] * 8) == [[file_hash(Path(path)) for path in paths]] * 8
+
+
+# --- the command line -----------------------------------------------------------------------------
+def test_fit_trains_again_or_refuses_when_the_images_were_replaced(tmp_path, capsys):
+    from anprompt.cli import main
+
+    root = folder_of(tmp_path / "photos")
+    command = ["fit", "--data", str(root), "--method", "coop", "--shots", "2", "--epochs", "1", "--out", str(tmp_path / "ad")]
+    assert main(command) == 0
+    assert main(command) == 0 and "nothing to do" in capsys.readouterr().out
+    shutil.copytree(root, tmp_path / "copy")
+    assert main([str(tmp_path / "copy") if word == str(root) else word for word in command]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    swap(root)
+    assert main(command) == 2
+    assert "another run" in capsys.readouterr().err
