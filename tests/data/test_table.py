@@ -6,13 +6,13 @@ import pytest
 
 from anprompt.data.sources import open_dataset
 from anprompt.errors import UserError
-from tests.pictures import save, truncated
+from tests.pictures import noise, save, truncated
 
 
 @pytest.fixture
 def folder(tmp_path):
     for number in range(10):
-        save(tmp_path / "pics" / f"{number}.png")
+        save(tmp_path / "pics" / f"{number}.png", noise(12, 12, seed=number))
     save(tmp_path / "pics" / "a, b.png")
     return tmp_path
 
@@ -35,7 +35,7 @@ def rows(delimiter=",", end="\n"):
 def test_delimiters_encodings_and_line_ends(folder, delimiter, encoding, end):
     data = open_dataset(write(folder, rows(delimiter, end), encoding=encoding))
     assert data.name == "data" and data.classnames == ("cat", "dog")
-    assert [len(part) for part in (data.train, data.val, data.test)] == [4, 2, 4]
+    assert [len(part) for part in (data.train, data.val, data.test)] == [5, 2, 3]
     assert data.read(data.test[0]).mode == "RGB"
 
 
