@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from anprompt.conditions import Condition
-from anprompt.files import file_hash
-from anprompt.results import data_hash, dataset_hash
-from anprompt.tuning import plan
 
 from anprompt.data import identity
 from anprompt.data.identity import contents
 from anprompt.data.sources import open_dataset
+from anprompt.experiments.records import data_hash, dataset_hash
+from anprompt.training.job import plan
+from anprompt.utils.files import file_hash
 from tests.pictures import noise, save
 
 
@@ -185,7 +185,7 @@ def test_several_processes_share_the_cache(tmp_path, cache):
 
 # --- the command line -----------------------------------------------------------------------------
 def test_fit_trains_again_or_refuses_when_the_images_were_replaced(tmp_path, capsys):
-    from anprompt.cli import main
+    from anprompt.commands.main import main
 
     root = folder_of(tmp_path / "photos")
     command = ["fit", "--data", str(root), "--method", "coop", "--shots", "2", "--epochs", "1", "--out", str(tmp_path / "ad")]

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 
 from anprompt.data.images import decode_picture
 from anprompt.data.types import Item
-from anprompt.files import cache_folder, file_hash
+from anprompt.utils.files import cache_folder, file_hash
 
 try:
     import sqlite3
