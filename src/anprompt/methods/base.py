@@ -199,7 +199,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
         state = see(self.backbone, pixels, self.first_block, frozen=parts != "trunk")
         if parts == "frozen":
-            return Vision(state.trunk.new_zeros(len(pixels), 0), state.frozen)
+            return Vision(state.trunk.new_zeros(state.trunk.shape[0], 0), state.frozen)
         return state
 
     @abstractmethod

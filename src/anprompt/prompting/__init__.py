@@ -6,12 +6,11 @@ version.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    from anprompt.prompting import prompts
-
-    return getattr(prompts, name)
+    return getattr(importlib.import_module("anprompt.prompting.prompts"), name)
