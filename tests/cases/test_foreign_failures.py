@@ -321,7 +321,7 @@ def test_another_number_of_classes_is_refused(case: str, tmp_path: Path, capsys:
 
 @pytest.mark.parametrize("method", ["coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp"])
 def test_every_methods_file_tells_its_classes(method: str, tiny_backbone: Any, tmp_path: Path) -> None:
-    from ..test_checkpoints_field import NAMES, official_state, randomised, save
+    from tests.adapters.test_checkpoints_field import NAMES, official_state, randomised, save
 
     path = save(tmp_path, official_state(method, randomised(method, tiny_backbone)))
     read_field_checkpoint(path, tiny_backbone, NAMES)

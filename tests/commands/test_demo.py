@@ -58,7 +58,7 @@ def test_an_unknown_set_is_refused() -> None:
 
 
 # --- the table one watches ------------------------------------------------------------------------
-RECORD = {"metrics": {"base": {"accuracy": 51.23}, "new": {"accuracy": 42.0}, "H": 46.2}}
+RECORD = {"spec": {"protocol": "base-to-new"}, "metrics": {"base": {"accuracy": 51.23}, "new": {"accuracy": 42.0}, "H": 46.2}}
 
 
 def drawn(table: object) -> str:
