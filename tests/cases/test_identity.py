@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from anprompt.conditions import Condition
 
 from anprompt.data import identity
 from anprompt.data.identity import contents
 from anprompt.data.sources import open_dataset
+from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.records import data_hash, dataset_hash
 from anprompt.training.job import plan
 from anprompt.utils.files import file_hash
