@@ -52,6 +52,15 @@ def test_schedule_is_the_fields() -> None:
     assert rates == pytest.approx(expected)
 
 
+def test_a_watcher_gets_loss_parts_outside_the_graph(tiny_backbone: Backbone) -> None:
+    """Progress bars and curves read numbers; a part in the graph makes torch warn in front of the user."""
+    seen: list[dict[str, Tensor]] = []
+    views = FakeViews(tiny_backbone.dims.image_size)
+    fit(build(tiny_backbone), views, CONFIG, on_step=lambda epoch, number, steps, parts: seen.append(parts))
+    assert seen and all(len(parts) > 1 for parts in seen)
+    assert not any(part.requires_grad for parts in seen for part in parts.values())
+
+
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     first = torch.cat(epoch_order(10, 3, seed=0, epoch=1))
     assert torch.equal(first, torch.cat(epoch_order(10, 3, seed=0, epoch=1)))

@@ -274,7 +274,7 @@ class Run:
         total = torch.stack([part.float() for part in parts.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total if self.team is None else total * self.share).backward()
-        return {"loss": total.detach(), **parts}
+        return {"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}}
 
     def _descend(self, watch: Watch, number: int) -> None:
         """The optimiser's step; with fp16, one whose gradients overflow is left out and counted."""
