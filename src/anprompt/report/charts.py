@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+
+from anprompt.report.markup import escape
 
 Series = Mapping[str, Sequence[float]]
 Groups = Sequence[tuple[str, Sequence[tuple[str, Sequence[float]]]]]

@@ -6,14 +6,28 @@ A `Cell` is text with a class; all text is escaped here, so that sections hand o
 from __future__ import annotations
 
 import base64
+import html
 import io
+import re
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import NamedTuple
 
 from PIL import Image
 
 MISSING = "\N{EN DASH}"
+
+# What a reader can't see or what turns the text around: controls but tab and line feed, lone surrogates, marks of
+# direction, invisible letters. Joiners stay between letters that need them (Persian, Indic scripts, emoji).
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+
+
+def escape(text: str) -> str:
+    """Text of a user or a file as HTML: its signs as entities, marks that nobody would see as their code, `<U+202E>`."""
+    return html.escape(_UNSEEN.sub(lambda mark: f"<U+{ord(mark[0]):04X}>", text))
 
 
 class Cell(NamedTuple):

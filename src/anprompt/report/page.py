@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from anprompt.report import charts, markup, training
 from anprompt.report.confusion import confusions
 from anprompt.report.gallery import Gallery
 from anprompt.report.grid import Grid, Kinds, noise_grid, styles
+from anprompt.report.markup import escape
 from anprompt.report.noisy import noise
 from anprompt.report.overview import heat, result
 from anprompt.report.pictures import pictures

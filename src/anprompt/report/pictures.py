@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from anprompt.report import markup
 from anprompt.report.gallery import Answer, Case, Gallery, Showing
+from anprompt.report.markup import escape
 from anprompt.tables import nice
 
 HALF = {"base": "base: trained on", "new": "new: never trained on"}

@@ -6,10 +6,10 @@ The drawing is about as wide as a phone and is never scaled far beyond, so that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 from anprompt.report.charts import SHAPES, described, mark, scale, ticks
+from anprompt.report.markup import escape
 
 WIDTH, HEIGHT = 340, 230
 LEFT, RIGHT, TOP, BOTTOM = 34, 12, 10, 40

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import groupby
 
 from anprompt.report import markup
+from anprompt.report.markup import escape
 from anprompt.tables import Cell, Line, Sheet, nice
 from anprompt.tables.sheet import NEITHER
 
