@@ -95,9 +95,9 @@ def check_sizes(folder: Path, settings: Mapping[str, Any], elements: int) -> Non
         scale = key == "logit_scale" and value
         least, most = _SCALES if scale else (-_LARGEST_FLOAT, _LARGEST_FLOAT)
         if isinstance(value, (int, float) if scale else float) and not least <= value <= most:
-            raise UserError(f"Adapter {str(folder)!r}: the setting {key} = {value!r} is not a number that can train anything.")
+            raise UserError(f"Adapter {str(folder)!r}: the setting {key!r} = {value!r} is not a number that can train anything.")
         if isinstance(value, int) and abs(value) > max(elements, _LARGEST_SETTING):
-            raise UserError(f"Adapter {str(folder)!r}: the setting {key} = {value} does not fit its tensors.")
+            raise UserError(f"Adapter {str(folder)!r}: the setting {key!r} = {value} does not fit its tensors.")
 
 
 class Bounded(TorchDispatchMode):
