@@ -43,5 +43,5 @@ def test_what_grows_faster_is_found() -> None:
     def quadratic(text: str) -> int:
         return sum(text[i:].count("a") for i in range(0, len(text), 8))
 
-    ratio, at = growth.growth(quadratic, lambda n: "a" * n)
+    ratio, at = growth.growth(quadratic, lambda n: "a" * n, sizes=growth.SIZES[4:7])
     assert ratio > growth.MOST, at

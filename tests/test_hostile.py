@@ -67,6 +67,11 @@ def refused(adapter: Path, backbone: Backbone) -> str:
     return line
 
 
+@pytest.mark.parametrize("value", [10**9, 1e300])
+def test_a_setting_s_name_is_shown_printable(adapter: Path, tiny_backbone: Backbone, value: float) -> None:
+    assert "\\x1f" in refused(edit(adapter, **{"settings__\x1f": value}), tiny_backbone)
+
+
 # --- tensors --------------------------------------------------------------------------------------
 def header_file(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()

@@ -137,3 +137,11 @@ def test_a_picture_called_csv(folder):
     save(folder / "x.csv", format="png")
     with pytest.raises(UserError, match="not UTF-8"):
         open_dataset(folder / "x.csv")
+
+
+def test_a_quote_before_a_tab_is_one_printable_line(tmp_path):
+    """The reader's own message holds the separator as it is."""
+    (tmp_path / "t.tsv").write_text('path\tlabel\na.png\t"cat" x\n')
+    with pytest.raises(UserError) as told:
+        open_dataset(tmp_path / "t.tsv")
+    assert str(told.value).isprintable()

@@ -62,7 +62,7 @@ def split_names(text: str) -> list[str]:
         rows = list(csv.reader([stripped], skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise UserError(
-            f"The class list {stripped[:40]!r} can't be read ({error}); put quotes around names that hold a comma."
+            f"The class list {stripped[:40]!r} can't be read ({first_line(error)}); put quotes around names that hold a comma."
         ) from None
     cells = [cell.strip() for cell in rows[0]]
     return cells[:-1] if len(cells) > 1 and not cells[-1] else cells
@@ -206,7 +206,7 @@ def _table(path: str | os.PathLike, lines: Sequence[Row]) -> tuple[list[str], li
             for number, line in lines
         ]
     except csv.Error as error:
-        raise UserError(f"{str(path)!r} is not a table ({error}).") from None
+        raise UserError(f"{str(path)!r} is not a table ({first_line(error)}).") from None
     header = [cell.lower() for cell in rows[0][1]]
     if any(cell in (*NAME_COLUMNS, *LABEL_COLUMNS) for cell in header):
         return header, rows[1:]

@@ -14,7 +14,7 @@ from anprompt.data.part_names import plain_part
 from anprompt.data.reading import PARTS
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
-from anprompt.utils.files import LARGEST_TEXT, check_readable
+from anprompt.utils.files import LARGEST_TEXT, check_readable, first_line
 
 # Names of the columns, in lower case; the first is ours, the others are those of other tools.
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "filepath")
@@ -123,7 +123,7 @@ def read_cells(file: Path, needed: tuple[str, ...] = ("path", "label")) -> list[
                 )
             found.append((reader.line_num, dict(zip(names, padded))))
     except csv.Error as error:
-        raise UserError(f"{shown(file)}, line {reader.line_num}: {error}.") from None
+        raise UserError(f"{shown(file)}, line {reader.line_num}: {first_line(error)}.") from None
     if not names:
         raise UserError(f"{shown(file)} is empty; its first line should be path,label or path,label,split.")
     return found
