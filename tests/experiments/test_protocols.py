@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from anprompt import experiments as protocols
+from anprompt import methods
 from anprompt.backbones import resolve_device
 from anprompt.commands import bench
 from anprompt.commands.main import main as anprompt
@@ -157,6 +158,18 @@ def test_plan_runs_untrained_methods_once() -> None:
     assert [(s.method, s.seed) for s in specs] == [
         ("zeroshot", 1), ("anprompt", 1), ("anprompt", 2), ("anprompt", 3),
     ]  # fmt: skip
+
+
+def test_a_third_party_method_says_itself_that_it_has_nothing_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = type("Frozen", (methods.ZeroShot,), {"name": "frozen"})
+    trained = type("Trained", (methods.CoOp,), {"name": "trained"})
+    known = {**methods.methods(), "frozen": frozen, "trained": trained}
+    monkeypatch.setattr(methods, "methods", lambda: known)
+    monkeypatch.setattr(
+        "anprompt.experiments.sweep.preset", lambda name: methods.Preset(name, name)
+    )
+    specs = plan(["embedded:a"], ["frozen", "trained"], [1, 2], shots=4)
+    assert [(s.method, s.seed) for s in specs] == [("frozen", 1), ("trained", 1), ("trained", 2)]
 
 
 def test_a_finished_run_is_not_computed_again(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:

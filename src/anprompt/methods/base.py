@@ -88,6 +88,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             backbones that lack it.
         reads: what `logits` needs of an image state: the trunk's activations, the frozen features, or both.
         reads_template: whether sentences reach it; learned vectors in place of the template read names alone.
+        trains: whether there is something to train; without it, seeds and training settings change nothing.
         engine: "shared" (exact sharing) or "plain" (whole sequences, what the parity tests compare with).
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
@@ -104,6 +105,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     splits: ClassVar[bool] = False
     reads: ClassVar[Parts] = "both"
     reads_template: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     backbone: Backbone
     first_block: int

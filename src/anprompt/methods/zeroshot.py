@@ -50,6 +50,7 @@ class ZeroShot(Method[ZeroShotConfig]):
     paper: ClassVar[str] = "arXiv 2103.00020"
     Config: ClassVar[type[MethodConfig]] = ZeroShotConfig
     reads: ClassVar[Parts] = "frozen"
+    trains: ClassVar[bool] = False
 
     def prepare(
         self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
