@@ -197,3 +197,30 @@ def test_fit_trains_again_or_refuses_when_the_images_were_replaced(tmp_path, cap
     swap(root)
     assert main(command) == 2
     assert "another run" in capsys.readouterr().err
+
+
+def test_adapters_of_official_lists_made_before_are_still_recognised(tmp_path, capsys):
+    """Their runs were known by the images' paths."""
+    from anprompt.commands.main import main
+    from tests.data.test_coop import make_split
+
+    make_split(tmp_path, "dtd")
+    command = ["fit", "--data", "coop:dtd", "--root", str(tmp_path), "--method", "coop", "--shots", "1", "--epochs", "1"]
+    command += ["--out", str(tmp_path / "ad")]
+    with pytest.MonkeyPatch.context() as patch:  # as it was made before
+        patch.setattr("anprompt.training.job.identities", lambda items: [item.path for item in items])
+        assert main(command) == 0
+    capsys.readouterr()
+    assert main(command) == 0 and "nothing to do" in capsys.readouterr().out
+    assert main([*command, "--seed", "2"]) == 2 and "another run" in capsys.readouterr().err
+
+
+def test_adapters_of_folders_made_before_are_not_taken_for_another_content(tmp_path, capsys):
+    from anprompt.commands.main import main
+
+    root = folder_of(tmp_path / "photos")
+    command = ["fit", "--data", str(root), "--method", "coop", "--shots", "2", "--epochs", "1", "--out", str(tmp_path / "ad")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anprompt.training.job.identities", lambda items: [item.path for item in items])
+        assert main(command) == 0
+    assert main(command) == 2 and "another run" in capsys.readouterr().err

@@ -213,7 +213,7 @@ def _finished(out: Path, job: Job, *, overwrite: bool) -> bool:
     if not holds_adapter_here(out, overwrite=overwrite, option="--out", remedy="--overwrite"):
         return False
     record = read_config(out).get("record")
-    if isinstance(record, dict) and record.get("run") == job.key:
+    if isinstance(record, dict) and job.is_run(record.get("run")):
         return True
     raise holds_another(out, "--out", "--overwrite")
 

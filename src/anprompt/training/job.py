@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from anprompt.data.identity import identities
 from anprompt.data.name_lists import warn_of_codes
 from anprompt.data.names import class_key
 from anprompt.data.splits import few_shot, subset_classes, with_classes
-from anprompt.data.types import Dataset
+from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError, choices
 from anprompt.evaluation.evaluate import Metrics, evaluate
 from anprompt.evaluation.loaders import make_views, part_items
@@ -57,8 +57,20 @@ class Job:
     @cached_property
     def key(self) -> str:
         """Fingerprint of the run, its images by their content; two runs with equal keys give equal adapters."""
-        drawn = (*self.dataset.train, *self.dataset.val)
-        items = [(name, item.label) for name, item in zip(identities(drawn), drawn)]
+        return self._key(identities(self._drawn))
+
+    def is_run(self, key: object) -> bool:
+        """Whether a fingerprint is this run's; images of official lists were known by their paths before."""
+        if key == self.key:
+            return True
+        return all(item.listed for item in self._drawn) and key == self._key([item.path for item in self._drawn])
+
+    @property
+    def _drawn(self) -> tuple[Item, ...]:
+        return (*self.dataset.train, *self.dataset.val)
+
+    def _key(self, names: Sequence[str]) -> str:
+        items = [(name, item.label) for name, item in zip(names, self._drawn)]
         facts = [
             self.method, self.settings.to_dict(), self.train.to_dict(), self.template, items,
             list(self.dataset.classnames), dict(self.descriptions), self.backbone.weight_hash,
