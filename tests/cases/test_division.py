@@ -15,7 +15,7 @@ from anprompt.data.sources import open_dataset
 from anprompt.data.types import Item
 from tests.pictures import noise, save
 
-EVERYWHERE = "arearaaaarrr"  # second letters of train, val and test
+EVERYWHERE = "eeerrarrraea"  # second letters of train, val and test
 NAMES = st.sets(st.integers(0, 10_000), min_size=1, max_size=60)
 
 

@@ -182,7 +182,7 @@ def test_eval(
     adapter: Path, photo_folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run_json(capsys, "eval", adapter, "--data", photo_folder, "--per-class")
-    assert whole["head"] == "unseen" and whole["pictures"] == 16 and len(whole["per_class"]) == 4
+    assert whole["head"] == "unseen" and whole["pictures"] == 12 and len(whole["per_class"]) == 4
     base = run_json(capsys, "eval", adapter, "--data", photo_folder, "--subset", "base")
     assert base["head"] == "trained" and base["class_count"] == 2
     told = json.loads((adapter / "config.json").read_text())["record"]["accuracy (test)"]

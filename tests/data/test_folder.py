@@ -15,7 +15,7 @@ from tests.pictures import bomb, class_folders, save, truncated
 def test_class_folders_are_divided(tmp_path):
     data = open_dataset(str(class_folders(tmp_path / "pets", {"tabby_cat": 10, "dog": 10})))
     assert data.name == "pets" and data.classnames == ("dog", "tabby_cat")
-    assert [len(part) for part in (data.train, data.val, data.test)] == [16, 2, 2]
+    assert [len(part) for part in (data.train, data.val, data.test)] == [12, 2, 6]
     assert all(data.classnames[item.label] == item.classname for item in data.train + data.val + data.test)
     assert data.read(data.train[0]).size == (6, 6) and data.skipped == ()
     assert data.template == "a photo of a {}."

