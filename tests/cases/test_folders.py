@@ -508,7 +508,7 @@ def test_a_hold_out_folder_is_evaluated_among_the_trained_classes(tmp_path, caps
 
 def test_the_folder_trained_on_is_tested_on_its_test_part_without_a_word(tmp_path, capsys, adapter):
     result, err = evaluated(capsys, adapter, "--data", adapter.parent / "photos")
-    assert result["pictures"] == 4 and err == ""
+    assert result["pictures"] == len(open_dataset(adapter.parent / "photos").test) > 0 and err == ""
 
 
 def test_the_class_folder_itself_is_a_hold_out(tmp_path, capsys, adapter):

@@ -224,3 +224,40 @@ def test_adapters_of_folders_made_before_are_not_taken_for_another_content(tmp_p
         patch.setattr("anprompt.training.job.identities", lambda items: [item.path for item in items])
         assert main(command) == 0
     assert main(command) == 2 and "another run" in capsys.readouterr().err
+
+
+# --- copies are told ------------------------------------------------------------------------------
+def told_of(root: Path, caplog: pytest.LogCaptureFixture) -> str:
+    """What opening a folder says, and that the reading holds the same lines."""
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="anprompt"):
+        data = open_dataset(root)
+    assert data.reading is not None and all(line in caplog.text for line in data.reading.warnings)
+    return "\n".join(data.reading.warnings)
+
+
+def test_an_image_under_two_classes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("apple", "banana"):
+        for index in range(4):
+            save(tmp_path / name / f"{index}.png", noise(seed=hash_free_seed(name, index)))
+    assert "two classes" not in told_of(tmp_path, caplog)
+    for index in range(2):
+        shutil.copy(tmp_path / "apple" / f"{index}.png", tmp_path / "banana" / f"other{index}.png")
+    line = told_of(tmp_path, caplog)
+    assert "2 images stand under two classes" in line and "(apple)" in line and "(banana)" in line
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_a_copy_on_the_other_side_is_told(tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture) -> None:
+    for place in ("train", part):
+        for name in ("apple", "banana"):
+            for index in range(3):
+                save(tmp_path / place / name / f"{index}.png", noise(seed=hash_free_seed(place + name, index)))
+    assert "trained on" not in told_of(tmp_path, caplog)
+    shutil.copy(tmp_path / "train/apple/0.png", tmp_path / part / "apple" / "copied under another name.png")
+    assert "1 image is trained on and tested or validated on" in told_of(tmp_path, caplog)
+
+
+def hash_free_seed(name: str, index: int) -> int:
+    """A seed that is the same in every process."""
+    return sum(name.encode()) * 100 + index

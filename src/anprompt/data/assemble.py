@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anprompt.data.copies import copy_warnings
 from anprompt.data.division import complete_parts
 from anprompt.data.images import check_picture, read_item, shown
 from anprompt.data.names import check_classnames, class_key
@@ -86,7 +87,8 @@ def assemble(
     reading = Reading(
         str(source), layout, str(folder or source),
         {part: tuple((parts or {})[part]) for part in PARTS if part in (parts or {})},
-        tuple(unlabelled), divided, tuple(told), (*warnings, *lacking_classes(names, full)), tuple(out),
+        tuple(unlabelled), divided, tuple(told), (*warnings, *lacking_classes(names, full), *copy_warnings(full)),
+        tuple(out),
     )  # fmt: skip
     return Dataset(
         name=name,

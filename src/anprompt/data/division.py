@@ -22,7 +22,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from anprompt.data.identity import alike, contents
+from anprompt.data.copies import content_where_sizes_meet
+from anprompt.data.identity import alike
 from anprompt.data.names import class_key
 from anprompt.data.types import Item
 
@@ -111,7 +112,7 @@ def _places(items: Sequence[Item]) -> list[float]:
     for index, key in enumerate(keys):
         join(index, first.setdefault(key, index))
     same: dict[str, int] = {}
-    for index, content in enumerate(_content_where_sizes_meet(items)):
+    for index, content in enumerate(content_where_sizes_meet([item.path for item in items])):
         if content:
             join(index, same.setdefault(content, index))
     for index, key in enumerate(keys):
@@ -158,24 +159,3 @@ def _without_copy(name: str) -> str:
         if found := pattern.match(stem):
             return folder + slash + found["stem"]
     return name
-
-
-def _content_where_sizes_meet(items: Sequence[Item]) -> list[str]:
-    """The content of images whose size another one has; "" for all others, which need not be read."""
-    sizes: dict[int, list[int]] = {}
-    for index, item in enumerate(items):
-        size = _size(item.path)
-        if size is not None:
-            sizes.setdefault(size, []).append(index)
-    asked = [index for group in sizes.values() if len(group) > 1 for index in group]
-    found = [""] * len(items)
-    for index, content in zip(asked, contents([items[index].path for index in asked])):
-        found[index] = content
-    return found
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):
-        return None
