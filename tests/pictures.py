@@ -53,10 +53,10 @@ def _png(path: Path, *chunks: tuple[bytes, bytes]) -> Path:
 
 
 def class_folders(root: Path, counts: dict[str, int]) -> Path:
-    """root/<class>/<number>.png, tiny."""
+    """root/<class>/<number>.png, tiny, no two alike."""
     for name, count in counts.items():
         for number in range(count):
-            save(root / name / f"{number:03}.png", noise(6, 6, seed=number))
+            save(root / name / f"{number:03}.png", noise(6, 6, seed=1000 * sum(name.encode()) + number))
     return root
 
 
