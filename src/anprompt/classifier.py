@@ -82,7 +82,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         classes: "all", "base" or "new": which half of the data's classes to train on.
         calibrate: "temperature" fits one on validation pictures; None fits none.
         accept: share of the validation pictures that `none_of_these=True` is to accept; None chooses no
-            threshold. Both options take the data set's validation part; with `y`, a fifth of every class is
+            threshold. Both options take the data set's validation part; with `y`, about a fifth of every class is
             kept from training for it.
         max_megapixels: largest image to decode, in millions of pixels (JPEG files may have four times as many,
             since they are decoded small); None takes the default, see `anprompt.data.images.pixel_limit`.

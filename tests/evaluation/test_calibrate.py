@@ -150,7 +150,7 @@ def test_numbers_for_labels(tiny_backbone: Backbone, photo_folder: Path, tmp_pat
         tiny_backbone, settings=SMALL, train={"epochs": 1, "warmup_epochs": 0}, accept=0.5,
         names={7: "red_square", 3: "blue square"},
     ).fit(paths, y)  # fmt: skip
-    assert clf.classes_.tolist() == [3, 7] and clf.calibration_.pictures == 2  # a fifth of each class
+    assert clf.classes_.tolist() == [3, 7] and 0 < clf.calibration_.pictures < len(paths) / 2  # about a fifth
     assert clf.calibration_.temperature == 1  # not asked for
     assert clf.method_.trained_classnames == ("blue square", "red_square")
     assert set(clf.predict(paths, none_of_these=1.0)) == {-1}

@@ -1,0 +1,57 @@
+"""The settings of a method: a frozen dataclass that reads plain values and checks them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anprompt.errors import UserError, choices
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """Base of the methods' typed configs; each checks its own values in `__post_init__`."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MethodConfig:
+        """A config from plain values, as read from TOML, JSON or `--set`.
+
+        Raises:
+            UserError: unknown key (nearest named) or a value of the wrong type.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise choices(f"setting of {cls.__name__}", key, fields)
+        defaults = cls()
+        return cls(**{key: _typed(key, value, getattr(defaults, key)) for key, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for config.json."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+# Counts (epochs, tokens, widths) beyond this only fill memory or never end; seeds and batches may be any number.
+LARGEST_COUNT = 1_000_000
+LARGEST = {"draws": 10_000, "seed": 2**63, "view_seed": 2**63, "batch_size": 2**31}
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    if isinstance(value, np.generic):  # what a grid search over numpy's ranges gives
+        value = value.item()
+    if isinstance(default, bool) != isinstance(value, bool):
+        raise UserError(
+            f"Setting {key!r} must {'be true or false' if isinstance(default, bool) else 'not be a boolean'}."
+        )
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+        return tuple(_typed(key, entry, default[0] if default else "") for entry in value)
+    if isinstance(default, float) and isinstance(value, int):
+        return float(value)
+    if type(value) is not type(default):
+        raise UserError(f"Setting {key!r} must be of type {type(default).__name__}, not {value!r}.")
+    if isinstance(value, int) and value > LARGEST.get(key, LARGEST_COUNT):
+        raise UserError(f"Setting {key!r} must be at most {LARGEST.get(key, LARGEST_COUNT):,}, not {value}.")
+    return value
