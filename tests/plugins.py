@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from anprompt.methods import tomllib
+from anprompt.methods.presets import tomllib
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from anprompt.backbones import load_backbone
     from anprompt.classifier import PromptClassifier, load
     from anprompt.data.sources import open_dataset
-    from anprompt.methods import build_method
+    from anprompt.methods import create_method, list_methods, list_presets
 
 _moved.install()
 
@@ -21,7 +21,9 @@ __all__ = [
     "PromptClassifier",
     "UserError",
     "__version__",
-    "build_method",
+    "create_method",
+    "list_methods",
+    "list_presets",
     "load",
     "load_backbone",
     "open_dataset",
@@ -30,7 +32,9 @@ __all__ = [
 # Found on first use, so that `import anprompt` and `anprompt --help` do not wait for torch.
 _LAZY = {
     "PromptClassifier": "anprompt.classifier",
-    "build_method": "anprompt.methods",
+    "create_method": "anprompt.methods",
+    "list_methods": "anprompt.methods",
+    "list_presets": "anprompt.methods",
     "load": "anprompt.classifier",
     "load_backbone": "anprompt.backbones",
     "open_dataset": "anprompt.data.sources",
@@ -38,6 +42,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "build_method":  # its name before this version
+        return importlib.import_module("anprompt.methods").build_method
     if name not in _LAZY:
         raise AttributeError(f"module 'anprompt' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)

@@ -11,11 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import anprompt
 from anprompt.backbones import Backbone
 from anprompt.commands.main import main
 from anprompt.errors import UserError
 from anprompt.experiments import protocols
-from anprompt.methods import Classifier, Method, build_method, method_class, preset, preset_names
+from anprompt.methods import (
+    Classifier,
+    Method,
+    build_method,
+    create_method,
+    method_class,
+    preset,
+    preset_names,
+)
 from anprompt.methods.cocoop import CoCoOp
 from anprompt.methods.context import DeepContext, context_bank, context_words
 from anprompt.methods.coop import CoOp
@@ -370,3 +379,19 @@ def test_the_page_of_methods_names_every_file_and_paper() -> None:
     for paper, name in rows:
         assert (folder / f"src/anprompt/methods/{name}.py").is_file()
         assert paper == method_class(name).paper
+
+
+def test_names_of_before_forward_with_a_warning(tiny_backbone: Backbone) -> None:
+    import anprompt.methods as room
+
+    for old, new in {"method_class": "get_method", "preset": "get_preset", "preset_names": "list_presets"}.items():
+        with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+            assert getattr(room, old) is getattr(room, new)
+    with pytest.warns(DeprecationWarning):
+        assert sorted(room.methods()) == room.list_methods()
+    with pytest.warns(DeprecationWarning, match="create_method"):
+        made = anprompt.build_method("coop", tiny_backbone, ["cat", "dog"])
+    with pytest.raises(AttributeError, match="no attribute 'metods'"):
+        room.metods  # noqa: B018
+    again = create_method(type(made), tiny_backbone, ["cat", "dog"], settings=made.config)
+    assert again.preset == "coop" and again.config == made.config

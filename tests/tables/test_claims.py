@@ -14,7 +14,8 @@ import pytest
 from anprompt.commands.main import main
 from anprompt.evaluation.statistics import harmonic_mean
 from anprompt.experiments.protocols import PROTOCOLS
-from anprompt.methods import methods, tomllib
+from anprompt.methods import methods
+from anprompt.methods.presets import tomllib
 from anprompt.tables.claims import from_records, ledgers, problems
 
 ROOT = Path(__file__).parents[2]
