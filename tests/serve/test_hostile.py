@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -27,7 +28,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 import anprompt
 from anprompt.backbones import Backbone
 from anprompt.methods.base import Method
-from anprompt.serve import readers, run
+from anprompt.serve import guard, readers, run
 from anprompt.serve.batching import Batcher
 from anprompt.serve.settings import Settings, known_host, same_origin
 from tests.serving import Running, form, picture, serving
@@ -357,6 +358,34 @@ def test_bodies_of_all_requests_are_bounded_together(method: Method) -> None:
         for line in lines:
             line.close()
         assert service.json(GOOD)[0] == 200
+
+
+def test_a_body_in_drops_gives_its_place_back_long_before_the_time_of_a_request(
+    method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "BODY_GRACE", 0.5)
+    body = json.dumps(GOOD).encode()
+    start = head("POST /v1/predict HTTP/1.1", Content_Type="application/json", Content_Length=str(len(body)))
+    with serving(method, Settings(seconds=60, requests=1)) as service:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as line:
+            line.sendall(start + body[:1])
+            begun = time.monotonic()
+            line.settimeout(0.1)
+            answer = b""
+            for at in range(1, 200):  # a drop each 100 ms: its time alone would end it after a minute
+                with contextlib.suppress(TimeoutError):
+                    answer = line.recv(1000)
+                    break
+                line.sendall(body[at : at + 1])
+            assert answer.startswith(b"HTTP/1.1 408") and b"too slowly" in answer, answer
+            assert time.monotonic() - begun < 10
+        assert service.json(GOOD)[0] == 200  # the only place is free again
+        monkeypatch.setattr(guard, "BODY_RATE", len(body) // 2)
+        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as line:  # slow, but fast enough
+            for at in range(0, len(body), len(body) // 8):
+                line.sendall((b"" if at else start) + body[at : at + len(body) // 8])
+                time.sleep(0.1)
+            assert line.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_a_full_or_missing_temporary_folder_changes_nothing(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,17 @@ from anprompt.serve import schema
 from anprompt.serve.batching import Batcher, Closed, Full
 from anprompt.serve.engine import Engine, Names, Scores, Task
 from anprompt.serve.forms import Ask
-from anprompt.serve.guard import Guard, Room, TooLarge, failure, read_body, refusal, too_large
+from anprompt.serve.guard import (
+    BODY_RATE,
+    Guard,
+    Room,
+    TooLarge,
+    TooSlowly,
+    failure,
+    read_body,
+    refusal,
+    too_large,
+)
 from anprompt.serve.influence import covered, influence
 from anprompt.serve.metrics import Metrics
 from anprompt.serve.page import page, page_policy
@@ -149,6 +159,10 @@ class Service:
             try:
                 limit = self.settings.body
                 body = await read_body(request.receive, limit, until - time.monotonic(), take)
+            except TooSlowly:
+                return refusal(
+                    408, f"The body comes too slowly, at less than {BODY_RATE // 1024} KB a second.", Connection="close"
+                )
             except asyncio.TimeoutError:
                 return refusal(
                     408, f"The body did not come within {self.settings.seconds:g} s.", Connection="close"

@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from starlette.datastructures import Headers
@@ -24,6 +25,7 @@ SAFE_HEADERS = (
     (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
 )  # fmt: skip
 LONGEST = 500  # characters of an error
+BODY_GRACE, BODY_RATE = 5.0, 8192  # a body comes, after so many seconds, at so many bytes a second on average
 ONCE = ("host", "origin", "authorization", "content-type", "content-length", "content-encoding")
 
 
@@ -44,6 +46,10 @@ def failure(status: int, text: str, error: BaseException) -> Response:
     number = secrets.token_hex(4)
     log.error("request %s failed: %s", number, error, exc_info=error)
     return refusal(status, f"{text}; the service's log has the details under {number}.", Retry_After="1")
+
+
+class TooSlowly(Exception):
+    """The body comes at less than `BODY_RATE`."""
 
 
 class Room:
@@ -163,19 +169,30 @@ async def read_body(
 ) -> bytes:
     """The body of a request, with or without a length given.
 
+    A body in drops would hold one of the few requests that may run for all its time, so each piece must come
+    before its sender is behind `BODY_RATE`.
+
     Args:
         take: called with the bytes of each piece before it is kept.
 
     Raises:
         TooLarge: more than `limit` bytes.
+        TooSlowly: less than `BODY_RATE` bytes a second after `BODY_GRACE` seconds.
         asyncio.TimeoutError: it did not come in time.
         ConnectionError: the sender has gone.
     """
+    begun = time.monotonic()
 
     async def read() -> bytes:
         body = bytearray()
         while True:
-            message = await stream()
+            left = begun + BODY_GRACE + len(body) / BODY_RATE - time.monotonic()
+            if left <= 0:
+                raise TooSlowly
+            try:
+                message = await asyncio.wait_for(stream(), left)
+            except asyncio.TimeoutError:
+                raise TooSlowly from None
             if message["type"] == "http.disconnect":
                 raise ConnectionError
             piece = message.get("body", b"")
