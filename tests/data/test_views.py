@@ -172,7 +172,7 @@ def test_the_cache_keeps_within_its_budget():
     for epoch in range(3):
         made.train_batch(range(8), epoch)
         assert 0 < made._cache.used <= 3 * 1200
-    assert made._cache.used == sum(entry.nbytes for entry in made._cache._entries.values())
+    assert made._cache.used == sum(made._cache.get(key).nbytes for key in made._cache)
     roomy = views([(20, 20)] * 8)
     assert torch.equal(made.train_batch(range(8), 2), roomy.train_batch(range(8), 2))
 

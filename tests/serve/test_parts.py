@@ -139,7 +139,7 @@ def test_text_features_are_kept_for_the_lists_used_last(adapter_folder: Path, ti
     assert engine.classifier(("a", "b")) is first
     engine.classifier(("e", "f"))
     assert [names for names, _ in engine._ready] == [("a", "b"), ("e", "f")]
-    engine.kept_bytes = 0
+    engine._ready.budget = 0
     engine.classifier(("g", "h"))
     assert [names for names, _ in engine._ready] == [("g", "h")]
 

@@ -7,8 +7,6 @@ import json
 import logging
 import math
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +19,7 @@ from torch import Tensor
 from anprompt.data.crop import RATIO, centre_view, random_crop
 from anprompt.data.types import Item
 from anprompt.errors import UserError
+from anprompt.utils.byte_cache import ByteCache, anything
 
 log = logging.getLogger("anprompt")
 
@@ -94,7 +93,8 @@ class Views:
         self._mean = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
         self._keep_side = _kept_side(image_size, self.crop_scale[0])
-        self._cache = _ByteCache(int(cache_mb * 2**20))
+        self._cache: ByteCache[tuple[str, int], np.ndarray] = ByteCache(int(cache_mb * 2**20))
+        self._probing = False
         self._pool: ThreadPoolExecutor | None = None
         reasons = self._probe(probe) if probe else {}
         # A view depends on an item's place in the list given, so that dropping another changes nothing.
@@ -189,15 +189,19 @@ class Views:
             source = self._cache.get(("source", place))
             whole = source is not None and min(source.shape[:2]) < self._keep_side  # never made smaller
             picture = Image.fromarray(source) if source is not None and whole else self._open(place)
-            view = self._cache.put(("eval", place), centre_view(picture, self.image_size))
+            view = self._keep(("eval", place), centre_view(picture, self.image_size))
         return view
 
     def _source(self, place: int) -> np.ndarray:
         source = self._cache.get(("source", place))
         if source is None:
             picture = _shrunk(self._open(place), self._keep_side)
-            source = self._cache.put(("source", place), np.array(picture))
+            source = self._keep(("source", place), np.array(picture))
         return source
+
+    def _keep(self, key: tuple[str, int], array: np.ndarray) -> np.ndarray:
+        self._cache.put(key, array, array.nbytes, may_go=None if self._probing else anything)
+        return array
 
     def _open(self, place: int) -> Image.Image:
         return self._read(self._given[place])
@@ -215,11 +219,11 @@ class Views:
             return None
 
         # Nothing is forgotten while probing: the first pictures stay, and the first epoch starts with them.
-        self._cache.forget = False
+        self._probing = True
         with ThreadPoolExecutor(_threads()) as pool:
             found = enumerate(pool.map(attempt, range(len(self._given))))
             reasons = {place: reason for place, reason in found if reason is not None}
-        self._cache.forget = True
+        self._probing = False
         return reasons
 
 
@@ -232,32 +236,6 @@ def normalised(views: np.ndarray, mean: Sequence[float] | Tensor, std: Sequence[
     mean, std = (torch.as_tensor(value, dtype=torch.float32).view(1, 3, 1, 1) for value in (mean, std))
     pixels = torch.from_numpy(views).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
     return pixels.sub_(mean).div_(std)
-
-
-class _ByteCache:
-    """Arrays under keys within a budget of bytes; the least recently used go first. Safe between threads."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self.used, self.forget = budget, 0, True
-        self._entries: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, int]) -> np.ndarray | None:
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-            return self._entries.get(key)
-
-    def put(self, key: tuple[str, int], array: np.ndarray) -> np.ndarray:
-        with self._lock:
-            full = self.used + array.nbytes > self.budget
-            if key in self._entries or array.nbytes > self.budget or (full and not self.forget):
-                return array
-            self._entries[key] = array
-            self.used += array.nbytes
-            while self.used > self.budget:
-                self.used -= self._entries.popitem(last=False)[1].nbytes
-        return array
 
 
 def _kept_side(image_size: int, least_scale: float) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
+
+from anprompt.utils.byte_cache import ByteCache
 
 MOST_BYTES = 8 * 2**30
 
@@ -28,21 +29,17 @@ class Shelf:
     """
 
     def __init__(self, budget: int) -> None:
-        self.budget, self.used = budget, 0
-        self._held: OrderedDict[tuple[str, Hashable], tuple[Any, int]] = OrderedDict()
+        self._held: ByteCache[tuple[str, Hashable], Any] = ByteCache(budget)
+
+    @property
+    def used(self) -> int:
+        """Bytes it holds."""
+        return self._held.used
 
     def get(self, group: str, key: Hashable) -> Any:
         """The value, or None."""
-        return self._held.get((group, key), (None, 0))[0]
+        return self._held.get((group, key))
 
     def put(self, group: str, key: Hashable, value: Any, size: int) -> None:
         """Keep a value of `size` bytes if there is, or can be made, room."""
-        if (group, key) in self._held:
-            return
-        for other in [held for held in self._held if held[0] != group]:
-            if self.used + size <= self.budget:
-                break
-            self.used -= self._held.pop(other)[1]
-        if self.used + size <= self.budget:
-            self._held[group, key] = value, size
-            self.used += size
+        self._held.put((group, key), value, size, may_go=lambda held: held[0] != group)

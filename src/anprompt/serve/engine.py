@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +17,7 @@ from anprompt.methods.base import Head, Method, Parts
 from anprompt.methods.classifier import Classifier
 from anprompt.prompting.compute import threads_for
 from anprompt.prompting.prompts import Vision
+from anprompt.utils.byte_cache import ByteCache
 
 KEPT_BYTES = 256 * 2**20
 
@@ -61,10 +60,8 @@ class Engine:
         self, method: Method, lists: int = 64, kept_bytes: int = KEPT_BYTES, pinned: Names = ()
     ) -> None:
         self.method, self.backbone, self.pinned = method, method.backbone, pinned
-        self.lists, self.kept_bytes = lists, kept_bytes
         self.plain = build_method("zeroshot", self.backbone, ("thing",), template=method.template)
-        self._ready: OrderedDict[tuple[Names, bool], Classifier] = OrderedDict()
-        self._lock = threading.Lock()
+        self._ready: ByteCache[tuple[Names, bool], Classifier] = ByteCache(kept_bytes, lists)
 
     def encode(self, lists: Sequence[tuple[Names, bool]]) -> list[bool | Exception]:
         """Encode class lists, and for plain CLIP where the second says so, so that `run` finds them.
@@ -84,8 +81,7 @@ class Engine:
 
     def known(self, names: Names, zeroshot: bool) -> bool:
         """Whether `run` would find that list encoded."""
-        with self._lock:
-            return all((names, plain) in self._ready for plain in {False, zeroshot})
+        return all((names, plain) in self._ready for plain in {False, zeroshot})
 
     def run(self, tasks: Sequence[Task]) -> list[Scores | Exception]:
         """Scores, or the `UserError` of a class list that can't be encoded, per task.
@@ -127,23 +123,10 @@ class Engine:
             UserError: a name is too long for the text encoder.
         """
         key = names, plain
-        with self._lock:
-            if key in self._ready:
-                self._ready.move_to_end(key)
-                return self._ready[key]
+        if (ready := self._ready.get(key)) is not None:
+            return ready
         made = Classifier(self.plain if plain else self.method, names)
-        with self._lock:
-            self._ready[key] = made
-            for old in [old for old in self._ready if old != key and old[0] != self.pinned]:
-                if len(self._ready) <= self.lists and self._bytes() <= self.kept_bytes:
-                    break
-                del self._ready[old]
+        size = sum(value.nbytes for value in made.text.values() if isinstance(value, Tensor))
+        # Always: who asked looks for it here in a moment.
+        self._ready.put(key, made, size, may_go=lambda old: old[0] != self.pinned, always=True)
         return made
-
-    def _bytes(self) -> int:
-        return sum(
-            value.nbytes
-            for classifier in self._ready.values()
-            for value in classifier.text.values()
-            if isinstance(value, Tensor)
-        )

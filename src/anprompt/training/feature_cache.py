@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from anprompt.errors import UserError
+from anprompt.utils.byte_cache import ByteCache
 from anprompt.utils.files import atomic_write, read_tensors, write_json, write_tensors
 
 log = logging.getLogger("anprompt")
@@ -77,42 +78,38 @@ class MemoryBank:
     """
 
     def __init__(self, megabytes: float = 512) -> None:
-        self.budget, self.used = int(megabytes * 2**20), 0
-        self._rows: OrderedDict[tuple[str, bytes], Named] = OrderedDict()
+        self.rows: ByteCache[tuple[str, bytes], Named] = ByteCache(int(megabytes * 2**20))
+
+    @property
+    def budget(self) -> int:
+        """Bytes it may hold."""
+        return self.rows.budget
+
+    @property
+    def used(self) -> int:
+        """Bytes it holds."""
+        return self.rows.used
 
     def open(self, space: Mapping[str, Any]) -> Rows:
-        return _MemoryRows(self, space_name(space))
-
-    def take(self, space: str, key: bytes) -> Named | None:
-        row = self._rows.get((space, key))
-        if row is not None:
-            self._rows.move_to_end((space, key))
-        return row
-
-    def add(self, space: str, key: bytes, row: Named) -> None:
-        size = _bytes(row)
-        if (space, key) in self._rows or size > self.budget:
-            return
-        self._rows[space, key] = {name: value.clone() for name, value in row.items()}
-        self.used += size
-        while self.used > self.budget:
-            self.used -= _bytes(self._rows.popitem(last=False)[1])
+        return _MemoryRows(self.rows, space_name(space))
 
 
 class _MemoryRows:
-    def __init__(self, bank: MemoryBank, space: str) -> None:
-        self.bank, self.space = bank, space
+    def __init__(self, rows: ByteCache[tuple[str, bytes], Named], space: str) -> None:
+        self.rows, self.space = rows, space
 
     def get(self, keys: Sequence[bytes]) -> Named | None:
-        rows = [self.bank.take(self.space, key) for key in keys]
+        rows = [self.rows.get((self.space, key)) for key in keys]
         return _stacked([row for row in rows if row is not None]) if None not in rows else None
 
     def put(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
         for index, key in enumerate(keys):
-            self.bank.add(self.space, key, {name: value[index] for name, value in tensors.items()})
+            row = {name: value[index] for name, value in tensors.items()}
+            if not self.has(key) and (size := _bytes(row)) <= self.rows.budget:
+                self.rows.put((self.space, key), {name: value.clone() for name, value in row.items()}, size)
 
     def has(self, key: bytes) -> bool:
-        return (self.space, key) in self.bank._rows
+        return (self.space, key) in self.rows
 
     def flush(self) -> None:
         pass
@@ -121,6 +118,9 @@ class _MemoryRows:
 # --- disk -----------------------------------------------------------------------------------------
 class DiskBank:
     """Rows in a folder, shared between runs and between processes.
+
+    Not a `utils.byte_cache.ByteCache`: its unit is a file that never changes, the order of use is the files' own times,
+    so that all processes see one, and what this process reads from must not go.
 
     Args:
         folder: made if it is not there.
