@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from anprompt.backbones import Backbone
-from anprompt.commands import fit as fit_command
+from anprompt.commands._shared.training_progress import TrainingProgress
 from anprompt.commands.main import main
 from anprompt.data.sources import open_dataset
 from anprompt.errors import UserError
@@ -54,14 +54,14 @@ def words(photos: Path, backbone: Path, out: Path, *more: str) -> list[str]:
 
 def after_epoch(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], Any]) -> None:
     """Do something when this epoch (from 1) is safe on disk."""
-    real = fit_command._Progress.epoch
+    real = TrainingProgress.on_epoch_end
 
-    def epoch(self: Any, index: int, means: Any) -> None:
-        real(self, index, means)
+    def on_epoch_end(self: Any, run: Any, index: int, figures: Any) -> None:
+        real(self, run, index, figures)
         if index + 1 == number:
             action()
 
-    monkeypatch.setattr(fit_command._Progress, "epoch", epoch)
+    monkeypatch.setattr(TrainingProgress, "on_epoch_end", on_epoch_end)
 
 
 def one_line(capsys: Out) -> str:
@@ -178,7 +178,7 @@ def test_an_adapter_that_cannot_be_written_keeps_the_training(
     assert "No space left" in one_line(capsys)
     only_whole_state(out)
     steps: list[Any] = []
-    monkeypatch.setattr(fit_command._Progress, "step", lambda *a: steps.append(a))
+    monkeypatch.setattr(TrainingProgress, "on_step_end", lambda *a: steps.append(a))
     assert main(words(photos, tiny_folder, out, "--quiet")) == 0
     assert same_files(out, whole) and not steps
 

@@ -112,13 +112,13 @@ def test_resume_after_a_kill_gives_the_same_adapter(
     words = fit_words(photo_folder, tiny_folder, tmp_path / "whole", "--subset", "base")
     killed = f"""
 import os, sys
-from anprompt.commands import fit
-real = fit._Progress.step
-def step(self, epoch, *rest):
-    if epoch == 1:
+from anprompt.commands._shared.training_progress import TrainingProgress
+real = TrainingProgress.on_step_end
+def on_step_end(self, run, step):
+    if step.epoch == 1:
         os._exit(9)
-    real(self, epoch, *rest)
-fit._Progress.step = step
+    real(self, run, step)
+TrainingProgress.on_step_end = on_step_end
 from anprompt.commands.main import main
 main({words!r})
 """
@@ -137,12 +137,12 @@ def test_interrupt_is_one_line_and_keeps_the_epoch(
     photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from anprompt.commands import fit
+    from anprompt.commands._shared.training_progress import TrainingProgress
 
-    def stop(self: object, epoch: int, means: object) -> None:
+    def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit._Progress, "epoch", stop)
+    monkeypatch.setattr(TrainingProgress, "on_epoch_end", stop)
     assert main(fit_words(photo_folder, tiny_folder, tmp_path / "o")) == 130
     assert capsys.readouterr().err == "anprompt: interrupted; run the same command again to resume\n"
     assert (tmp_path / "o" / ".state" / "state.safetensors").is_file()

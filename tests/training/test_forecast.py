@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anprompt.training.forecast as module
+import anprompt.training.loop as loop
 from anprompt.backbones import Backbone
 from anprompt.commands.main import main
 from anprompt.data.sources import open_dataset
 from anprompt.training.feature_cache import DiskBank
 from anprompt.training.forecast import Forecast, duration, forecast, in_words, process_age
 from anprompt.training.job import Job, plan, run
-from anprompt.training.loop import Run
 
 PLAIN = Forecast(
     start_s=2, first_s=1, step_s=0.1, cached_s=0.06, steps=101, cached=0, val_s=0.5, test_s=3, epochs=10, memory_mb=400
@@ -67,7 +67,7 @@ def test_measured_under_a_fake_clock(
     clock = FakeClock()
     monkeypatch.setattr(module, "process_age", lambda: 5.0)
     clock.slow(monkeypatch, module, "build_method", 2.0)
-    clock.slow(monkeypatch, Run, "_descend", [7.0, 3.0])  # the first, the second, and 0.25 each from then on
+    clock.slow(monkeypatch, loop, "training_step", [7.0, 3.0])  # the first, the second, and 0.25 each from then on
     clock.slow(monkeypatch, module, "Classifier", 0.125)
     clock.slow(monkeypatch, module, "evaluate", 0.5)
     asked = job(tiny_backbone, photo_folder)
@@ -98,7 +98,7 @@ def test_steps_that_find_their_views_in_the_bank(
     tiny_backbone: Backbone, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = FakeClock()
-    clock.slow(monkeypatch, Run, "_descend", 1.0)
+    clock.slow(monkeypatch, loop, "training_step", 1.0)
     real = type(tiny_backbone).embed_image
 
     def embed(self: Any, pixels: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +310,17 @@ def test_default_recipes_keep_their_old_keys() -> None:
     }  # fmt: skip
     later = {"views": 3, "view_seed": 0, "trunk_precision": "bf16"}
     assert later.items() <= TrainConfig.from_dict(later).to_dict().items()
+
+
+def test_every_setting_of_the_recipe_is_documented_with_its_default() -> None:
+    entries = dict(re.findall(r"^        (\w+): (.*?)(?=^        \w+: |\Z)", TrainConfig.__doc__ or "", re.M | re.S))
+    for entry in dataclasses.fields(TrainConfig):
+        default = {"True": "true", "False": "false"}.get(str(entry.default), entry.default)
+        words = f'"{default}"' if entry.type == "str" else str(default)
+        said = re.search(r"Default (.+)\.\s*$", entries.get(entry.name, ""))
+        assert said, f"{entry.name} has no 'Default ...' in TrainConfig's docstring"
+        given = said[1] if not isinstance(entry.default, float) else str(float(said[1]))
+        assert given == words, entry.name
 
 
 def test_the_fused_optimiser_equals_the_plain_one(tiny_backbone: Backbone) -> None:

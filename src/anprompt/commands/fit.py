@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from anprompt.data.types import Dataset
     from anprompt.evaluation.evaluate import Metrics
     from anprompt.prompting.process_group import Team
+    from anprompt.training.callbacks import Callback
     from anprompt.training.feature_cache import ViewBank
     from anprompt.training.job import Job, Tuned
-    from anprompt.training.tensorboard import TensorBoard
 
 STATE = ".state"
 
@@ -124,6 +124,7 @@ def _train(
     """Train, test, save, tell."""
     from anprompt.adapters import parameters
     from anprompt.adapters.adapter import save_adapter
+    from anprompt.commands._shared.training_progress import TrainingProgress
     from anprompt.training.job import run as tune
     from anprompt.training.job import split_settings
     from anprompt.training.tensorboard import board
@@ -133,8 +134,10 @@ def _train(
     first = team is None or team.first
     shown = first and not (args.quiet or args.json)
     with progress("training", enabled=shown) as update, board(args.tensorboard if first else None) as curves:
-        show = _Progress(job, update, lines=shown, curves=curves)
-        tuned = tune(job, state=out / STATE, on_step=show.step, on_epoch=show.epoch, bank=bank, team=team)
+        callbacks: list[tuple[str, Callback]] = [("progress", TrainingProgress(update, lines=shown))]
+        if curves:
+            callbacks.append(("tensorboard", curves))
+        tuned = tune(job, state=out / STATE, callbacks=callbacks, bank=bank, team=team)
     tested = _test(args, job, tuned, team)
     if not first:
         return
@@ -249,29 +252,6 @@ def _announce(args: argparse.Namespace, job: Job, team: Team | None = None) -> N
     )
     if (line := job.train.warmup_line()) and not args.verbose:  # else the log says so
         say(line)
-
-
-class _Progress:
-    """Loss parts in the progress bar at every few steps, and one line per epoch."""
-
-    def __init__(self, job: Job, update: Any, *, lines: bool, curves: TensorBoard | None = None) -> None:
-        self.epochs, self.update, self.lines, self.curves = job.train.epochs, update, lines, curves
-
-    def step(self, epoch: int, number: int, steps: int, parts: Mapping[str, Any]) -> None:
-        if number % 10 == 0 or number + 1 == steps:  # reading a value waits for the device
-            text = "  ".join(f"{key} {float(value):.3f}" for key, value in parts.items())
-            self.update(epoch * steps + number + 1, self.epochs * steps, text)
-        if self.curves:
-            self.curves.step(epoch, number, steps, parts)
-
-    def epoch(self, epoch: int, means: Mapping[str, float]) -> None:
-        if self.lines:
-            apart = ("lr", "val_accuracy", "skipped_steps")
-            parts = "  ".join(f"{k} {v:.3f}" for k, v in means.items() if k not in apart)
-            val = f"  val {percent(means['val_accuracy'])}" if "val_accuracy" in means else ""
-            say(f"epoch {epoch + 1}/{self.epochs}  {parts}{val}")
-        if self.curves:
-            self.curves.epoch(epoch, means)
 
 
 def _estimate(args: argparse.Namespace, job: Job, bank: ViewBank | None) -> int:

@@ -24,8 +24,9 @@ from anprompt.experiments.records import Record, finished, read_records
 from anprompt.experiments.sweep import is_untrained
 from anprompt.methods import Method, build_method, preset
 from anprompt.prompting.compute import threads_for
+from anprompt.training.config import TrainConfig
 from anprompt.training.forecast import step_times
-from anprompt.training.loop import Run, TrainConfig, epoch_order
+from anprompt.training.loop import epoch_order, trial_steps
 from anprompt.utils.machine import peak_memory_mb, reset_peak_memory
 
 STEPS, PICTURES, SECONDS = 3, 40, 0.5  # of a measurement: at least so many steps, and for so long
@@ -174,6 +175,5 @@ def measured(spec: RunSpec, lab: Lab) -> Pace:
 def _step_seconds(method: Method, data: Dataset, config: TrainConfig) -> float:
     """Mean of a few steps of such a run, after two to warm up."""
     views = make_views(method.backbone, data, data.train[: STEPS * config.batch_size], config=config)
-    run = Run(method, views, dataclasses.replace(config, epochs=max(config.epochs, STEPS)))
-    run.begin(None)
-    return statistics.fmean(step_times(run, time.perf_counter, SECONDS, STEPS)[1:])
+    steps = trial_steps(method, views, dataclasses.replace(config, epochs=max(config.epochs, STEPS)))
+    return statistics.fmean(step_times(steps, seconds=SECONDS, least=STEPS)[1:])

@@ -23,7 +23,9 @@ from anprompt.experiments.protocols import Part, protocol
 from anprompt.experiments.records import FORMAT, Record, data_hash, dataset_hash, now, spec_hash, versions
 from anprompt.experiments.spec import Event, Observer, RunSpec, silent
 from anprompt.methods import Method, build_method, preset
-from anprompt.training.loop import TrainConfig, TrainLog, fit, run_key
+from anprompt.training.callbacks import Callback, Step
+from anprompt.training.config import TrainConfig
+from anprompt.training.loop import Run, TrainLog, fit, run_key
 from anprompt.utils.machine import hardware, peak_memory_mb
 
 
@@ -82,6 +84,25 @@ def trained(spec: RunSpec, lab: Lab, classes: str, state: Path | None, observe: 
     return Trained(method, backbone, dataset, part, config, log, tuple(skipped))
 
 
+class TrainingEvents(Callback):
+    """Tells the observer of a sweep how far a training is."""
+
+    def __init__(self, spec: RunSpec, observe: Observer) -> None:
+        self.spec, self.observe = spec, observe
+
+    def on_step_end(self, run: Run, step: Step) -> None:
+        # reading a loss off its tensor waits for the device, so only now and then
+        values = {k: float(v) for k, v in step.parts.items()} if step.number % 20 == 0 else {}
+        self._tell("step", run, step.epoch, (step.number + 1) / step.count, values)
+
+    def on_epoch_end(self, run: Run, epoch: int, figures: dict[str, float]) -> None:
+        self._tell("epoch", run, epoch, 1.0, figures)
+
+    def _tell(self, kind: str, run: Run, epoch: int, share: float, values: Mapping[str, float]) -> None:
+        epochs = run.config.epochs
+        self.observe(Event(self.spec, kind, (epoch + share) / epochs, f"epoch {epoch + 1}/{epochs}", values))
+
+
 def train(
     spec: RunSpec, method: Method, base: Dataset, lab: Lab, state: Path | None, observe: Observer
 ) -> tuple[TrainConfig | None, TrainLog, list[str]]:
@@ -104,20 +125,8 @@ def train(
         method.eval()
         return config, train_log, list(views.skipped)
 
-    def on_step(epoch: int, step: int, steps: int, parts: Mapping[str, Any]) -> None:
-        done = (epoch + (step + 1) / steps) / config.epochs
-        # reading a loss off its tensor waits for the device, so only now and then
-        values = {k: float(v.detach()) for k, v in parts.items()} if step % 20 == 0 else {}
-        observe(Event(spec, "step", done, f"epoch {epoch + 1}/{config.epochs}", values))
-
-    def on_epoch(epoch: int, means: Mapping[str, float]) -> None:
-        observe(
-            Event(spec, "epoch", (epoch + 1) / config.epochs, f"epoch {epoch + 1}/{config.epochs}", means)
-        )
-
-    train_log = fit(
-        method, views, config, state=state, on_step=on_step, on_epoch=on_epoch, bank=lab.bank
-    )  # fmt: skip
+    told_to = [("events", TrainingEvents(spec, observe))]
+    train_log = fit(method, views, config, state=state, callbacks=told_to, bank=lab.bank)
     if kept:
         save_adapter(kept, method, train=config, record={"log": dataclasses.asdict(train_log)})
     return config, train_log, list(views.skipped)

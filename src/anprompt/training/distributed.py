@@ -11,18 +11,12 @@ How the processes meet and what they exchange is `process_group`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
-import tempfile
-from pathlib import Path
-
-import torch
 
 from anprompt.errors import UserError
 from anprompt.methods.base import Gather, Method
 from anprompt.prompting.process_group import Team
-from anprompt.training.state import FILE, TrainLog, load_state
 
 
 def split_batches(team: Team, method: Method, count: int) -> tuple[float, dict[str, Gather]]:
@@ -47,23 +41,3 @@ def split_batches(team: Team, method: Method, count: int) -> tuple[float, dict[s
     start, stop = team.bounds(count)
     gathers = "gather" in inspect.signature(method.loss).parameters
     return (stop - start) / count, {"gather": functools.partial(team.whole, count=count)} if gathers else {}
-
-
-def load_state_of_first(
-    team: Team, folder: Path, method: Method, optimizer: torch.optim.Optimizer, run: str,
-    scaler: torch.amp.GradScaler | None = None,
-) -> TrainLog:  # fmt: skip
-    """`load_state` from the first process's folder, in all processes; the others need not see that folder.
-
-    Raises:
-        UserError: of the first process's `load_state`, in all of them.
-    """
-    read = functools.partial(load_state, method=method, optimizer=optimizer, run=run, scaler=scaler)
-    log = team.from_first(lambda: dataclasses.asdict(read(folder)))
-    path = folder / FILE
-    data = team.bytes_of_first(path.read_bytes() if team.first and path.exists() else b"")
-    if data and not team.first:
-        with tempfile.TemporaryDirectory() as place:
-            (Path(place) / FILE).write_bytes(data)
-            read(Path(place))
-    return TrainLog(**log)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import torch
 from anprompt.data.views import Views
 from anprompt.evaluation.evaluate import evaluate
 from anprompt.evaluation.loaders import make_views
-from anprompt.methods import Classifier, build_method
+from anprompt.methods import Classifier, Method, build_method
 from anprompt.prompting.compute import threads_for
+from anprompt.training.config import TrainConfig
 from anprompt.training.feature_cache import ViewBank
+from anprompt.training.frozen_features import Looks
 from anprompt.training.job import Job
-from anprompt.training.loop import Run, TrainConfig, epoch_order
+from anprompt.training.loop import epoch_order, trial_steps
 from anprompt.utils.machine import peak_memory_mb
 
 Clock = Callable[[], float]
@@ -84,11 +86,10 @@ def forecast(job: Job, bank: ViewBank | None = None, clock: Clock = time.perf_co
             settings=job.settings.to_dict(), seed=config.seed,
         )  # fmt: skip
         views = make_views(job.backbone, data, data.train, config=config)
-        run = Run(method, views, config)
-        run.begin(None)
+        steps = trial_steps(method, views, config)
         started = process_age() + clock() - began
-        times = step_times(run, clock)
-        cached_s, cached = _cached(run, views, bank, times[1:], clock)
+        times = step_times(steps, clock)
+        cached_s, cached = _cached(method, views, config, bank, times[1:], clock)
         val_s, val_mb = _evaluation(job, method, "val", clock)
         test_s, test_mb = _evaluation(job, method, "test", clock)
     epoch = len(epoch_order(len(views), config.batch_size, 0, 0))
@@ -99,23 +100,22 @@ def forecast(job: Job, bank: ViewBank | None = None, clock: Clock = time.perf_co
     )  # fmt: skip
 
 
-def _stepping(run: Run) -> Iterator[None]:
-    """The steps of a run, without what follows an epoch."""
-    for epoch in range(run.config.epochs):
-        steps = run.steps(epoch)
-        for _ in epoch_order(len(run.views), run.config.batch_size, 0, 0):
-            next(steps)
-            if run.device.type == "cuda":
-                torch.cuda.synchronize(run.device)
-            yield
+def step_times(
+    steps: Iterable[object], clock: Clock = time.perf_counter, seconds: float = MEASURE_S, least: int = LEAST_STEPS
+) -> list[float]:
+    """How long steps take: the first one, and some later ones (the second, still warming up, is left out).
 
+    Args:
+        steps: does a step whenever one is asked for, as `training.loop.trial_steps` does; there is one at least.
+        clock: gives seconds.
+        seconds, least: later steps are done for so many seconds, and at least so many, if there are so many.
 
-def step_times(run: Run, clock: Clock, seconds: float = MEASURE_S, least: int = LEAST_STEPS) -> list[float]:
-    """Seconds of the first step of a run that has begun, and of some later ones (the second, still warming up,
-    is left out): at least so many, and for so many seconds, if the run has them."""
+    Returns:
+        Seconds of the first step, then of each later one.
+    """
     times: list[float] = []
     before = clock()
-    for _ in _stepping(run):
+    for _ in steps:
         now = clock()
         times.append(now - before)
         if len(times) >= 2 + least and sum(times[2:]) >= seconds:
@@ -125,18 +125,18 @@ def step_times(run: Run, clock: Clock, seconds: float = MEASURE_S, least: int = 
 
 
 def _cached(
-    run: Run, views: Views, bank: ViewBank | None, times: list[float], clock: Clock
+    method: Method, views: Views, config: TrainConfig, bank: ViewBank | None, times: list[float], clock: Clock
 ) -> tuple[float, int]:
     """Seconds of a step whose views are in the bank, and how many steps have theirs there."""
     if bank is None:
         return _mean(times), 0
-    config = run.config
+    looks = Looks(method, views, config.precision, config.trunk_precision, bank)
     batch = epoch_order(len(views), config.batch_size, config.seed, 0)[0]
     before = clock()
     for _ in range(3):
-        run.looks.compute(views.train_batch(batch, 0))
+        looks.compute(views.train_batch(batch, 0))
     look_s = (clock() - before) / 3
-    rows = type(run.looks)(run.method, views, config.precision, config.trunk_precision, bank).rows
+    rows = looks.rows
     assert rows is not None
     have: set[bytes] = set()  # by an earlier run, or an earlier epoch of this one
     cached = 0

@@ -27,8 +27,10 @@ from anprompt.evaluation.loaders import make_views, part_items
 from anprompt.methods import Classifier, Method, MethodConfig, build_method, method_class, preset
 from anprompt.prompting.compute import threads_for
 from anprompt.prompting.process_group import Team
+from anprompt.training.callbacks import Callbacks
+from anprompt.training.config import TrainConfig
 from anprompt.training.feature_cache import ViewBank
-from anprompt.training.loop import EpochHook, StepHook, TrainConfig, TrainLog, fit
+from anprompt.training.loop import EpochHook, StepHook, TrainLog, fit
 from anprompt.utils.files import read_json
 
 log = logging.getLogger("anprompt")
@@ -176,13 +178,14 @@ def run(
     state: Path | None = None,
     on_step: StepHook | None = None,
     on_epoch: EpochHook | None = None,
+    callbacks: Callbacks = (),
     bank: ViewBank | None = None,
     team: Team | None = None,
 ) -> Tuned:
     """Train a method as the job says, and measure it on the validation part where there is one.
 
     Args:
-        state: folder for the resumable state; see `train.fit`.
+        state, on_step, on_epoch, callbacks: see `training.loop.Run`.
         bank: keeps what the frozen encoder makes of the training views.
         team: the processes that share the run, each with the same job.
     """
@@ -211,6 +214,7 @@ def run(
             validate=validate,
             on_step=on_step,
             on_epoch=on_epoch,
+            callbacks=callbacks,
             bank=bank,
             team=team,
         )

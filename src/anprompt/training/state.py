@@ -1,24 +1,31 @@
-"""The resumable state of a training run, and the look-out for NaN and Inf."""
+"""The resumable state of a training run: what is in it, and the callback that reads and writes it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from anprompt.errors import UserError
 from anprompt.methods.base import Method, MethodConfig
+from anprompt.prompting.process_group import Team
+from anprompt.training.callbacks import Callback
 from anprompt.training.feature_cache import checksum
 from anprompt.utils.files import atomic_write, check_encodable, check_folder, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from anprompt.training.loop import Run
 
 log = logging.getLogger("anprompt")
 
@@ -36,12 +43,6 @@ class TrainLog:
     resumed_from: int = 0
 
 
-class NonFiniteLoss(UserError):
-    """A loss part or a tensor became NaN or Inf. The method is back at its last finished epoch, whose state
-    is on disk where a state folder was given."""
-
-
-# --- on disk --------------------------------------------------------------------------------------
 def run_key(method: Method, config: MethodConfig, views: Any) -> str:
     """Fingerprint of everything that decides a run; a state of another run must not be continued."""
     labels = hashlib.sha256(views.labels.to("cpu", torch.int64).numpy().tobytes()).hexdigest()
@@ -50,6 +51,49 @@ def run_key(method: Method, config: MethodConfig, views: Any) -> str:
         method.seed, method.backbone.weight_hash, labels, views.fingerprint,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+class ResumableState(Callback):
+    """Continues the run that `folder` holds the state of, and writes the state after every epoch.
+
+    Among several processes the first one reads and writes; all get what it read.
+
+    Raises:
+        UserError: at the run's start, if the state is of another run or damaged, or there is no room for one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, run: Run) -> None:
+        read = functools.partial(
+            load_state, method=run.method, optimizer=run.optimizer, run=run.key, scaler=run.scaler
+        )
+        if run.team is None:
+            check_space(self.folder, run.method)
+            run.log = read(self.folder)
+        else:
+            run.log = _read_by_first(run.team, self.folder, read)
+
+    def on_epoch_end(self, run: Run, epoch: int, figures: dict[str, float]) -> None:
+        if run.team is None or run.team.first:
+            save_state(self.folder, run.method, run.optimizer, run.key, run.log, run.scaler)
+
+
+def _read_by_first(team: Team, folder: Path, read: Callable[[Path], TrainLog]) -> TrainLog:
+    """What the first process reads from its folder, in all of them; the others need not see that folder.
+
+    Raises:
+        UserError: of the first process's reading, in all of them.
+    """
+    log = team.from_first(lambda: dataclasses.asdict(read(folder)))
+    path = folder / FILE
+    data = team.bytes_of_first(path.read_bytes() if team.first and path.exists() else b"")
+    if data and not team.first:
+        with tempfile.TemporaryDirectory() as place:
+            (Path(place) / FILE).write_bytes(data)
+            read(Path(place))
+    return TrainLog(**log)
 
 
 def check_space(folder: Path, method: Method) -> None:
@@ -124,97 +168,3 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     """Over the tensors and the log."""
     flat = {name: value.detach().to("cpu") for name, value in tensors.items()}
     return f"{checksum(flat)}{zlib.crc32(text.encode()):08x}"
-
-
-# --- NaN and Inf ----------------------------------------------------------------------------------
-class Watch:
-    """Sums of the loss parts of one epoch, and where each first broke; kept on the device.
-
-    Nothing here waits for the device but `check` and `means`.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums = self.bad_part = self.bad_gradient = torch.zeros(0)
-        self.tensors: list[str] = []
-        self.skipped: Tensor | int = 0
-
-    def add(self, parts: Mapping[str, Tensor], number: int) -> None:
-        """Loss parts of step `number`."""
-        values = torch.stack([part.detach().float() for part in parts.values()])
-        if not self.names:
-            self.names, self.sums = list(parts), torch.zeros_like(values)
-            self.bad_part = torch.full_like(values, torch.inf)
-        self.sums = self.sums + values
-        self.bad_part = _first(self.bad_part, values, number)
-
-    def add_gradients(self, method: Method, number: int) -> None:
-        """Gradients of step `number`; not with fp16, whose overflowing steps are left out anyway."""
-        named = [(name, p.grad) for name, p in method.named_parameters() if p.grad is not None]
-        names = [name for name, _ in named]
-        sums = torch.stack([gradient.sum() for _, gradient in named])  # NaN or Inf if one entry is
-        if names != self.tensors:
-            self.tensors, self.bad_gradient = names, torch.full_like(sums, torch.inf)
-        self.bad_gradient = _first(self.bad_gradient, sums, number)
-
-    def check(
-        self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, epoch: int, number: int
-    ) -> None:  # fmt: skip
-        """`NonFiniteLoss` naming what broke first and its step: a loss part, a gradient, or a tensor."""
-        parts, gradients = self.bad_part[1:].tolist(), self.bad_gradient.tolist()  # [0] is their sum
-        first = min([*parts, *gradients], default=torch.inf)
-        if first in parts and first < torch.inf:
-            name = f"loss part {self.names[1 + parts.index(first)]!r}"
-            raise NonFiniteLoss(_broken(name, "at", epoch, int(first)))
-        if first < torch.inf:
-            name = f"the gradient of {self.tensors[gradients.index(first)]!r}"
-            raise NonFiniteLoss(_broken(name, "at", epoch, int(first)))
-        tensor = broken_tensor(method, optimizer)
-        if tensor:
-            raise NonFiniteLoss(_broken(f"tensor {tensor!r}", "by", epoch, number))
-        if scaler.is_enabled() and scaler.get_scale() < 1:  # they overflow unscaled: nothing is learned
-            name = broken_gradient(method) or "unknown"
-            raise NonFiniteLoss(_broken(f"the gradient of {name!r}", "by", epoch, number))
-
-    def means(self, steps: int) -> dict[str, float]:
-        """Mean loss parts, and how many steps fp16 left out where it left out any."""
-        found = {name: value / steps for name, value in zip(self.names, self.sums.tolist())}
-        return {**found, "skipped_steps": float(self.skipped)} if int(self.skipped) else found
-
-
-def broken_tensor(method: Method, optimizer: torch.optim.Optimizer) -> str | None:
-    """Name of the first parameter, or optimiser tensor of a parameter, that holds NaN or Inf."""
-    named: list[tuple[str, Tensor]] = []
-    for name, parameter in method.named_parameters():
-        named.append((name, parameter))
-        state = optimizer.state.get(parameter, {})
-        named += [(f"{name} ({key})", value) for key, value in state.items() if _is_like(value, parameter)]
-    return _first_broken(named)
-
-
-def broken_gradient(method: Method) -> str | None:
-    """Name of the first parameter whose gradient holds NaN or Inf."""
-    return _first_broken([(name, p.grad) for name, p in method.named_parameters() if p.grad is not None])
-
-
-def _is_like(value: Any, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape and value.device == parameter.device
-
-
-def _first_broken(named: list[tuple[str, Tensor]]) -> str | None:
-    if not named:
-        return None
-    sound = torch.stack([torch.isfinite(value).all() for _, value in named]).tolist()  # one wait for all
-    return next((name for (name, _), fine in zip(named, sound) if not fine), None)
-
-
-def _first(known: Tensor, values: Tensor, number: int) -> Tensor:
-    """The step at which each value first was NaN or Inf; Inf as long as it never was."""
-    return torch.where(torch.isfinite(values), known, known.clamp(max=float(number)))
-
-
-def _broken(what: str, when: str, epoch: int, number: int) -> str:
-    return (
-        f"Training broke: {what} is NaN or Inf {when} epoch {epoch + 1}, step {number + 1}. Lower the learning rate "
-        f"(--set lr=...), or use --autocast fp32; the last finished epoch ({epoch}) is kept."
-    )

@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard, with the extra `anprompt[tb]`: hooks for `train.fit`."""
+"""Training curves for TensorBoard, with the extra `anprompt[tb]`: a callback of `training.loop.fit`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anprompt.errors import UserError
+from anprompt.training.callbacks import Callback, Step
+
+if TYPE_CHECKING:
+    from anprompt.training.loop import Run
 
 EVERY = 10  # steps between two points: reading a value waits for the device
 
@@ -37,7 +41,7 @@ def board(folder: str | Path | None) -> Iterator[TensorBoard | None]:
         made.close()
 
 
-class TensorBoard:
+class TensorBoard(Callback):
     """Loss parts as `step/NAME` every few steps, means and validation accuracy as `epoch/NAME`.
 
     The writer is made at the first step, when it is known where an interrupted run goes on: points of the
@@ -48,8 +52,14 @@ class TensorBoard:
         self.folder = Path(folder)
         self._writer: Any = None
 
+    def on_step_end(self, run: Run, step: Step) -> None:
+        self.step(step.epoch, step.number, step.count, step.parts)
+
+    def on_epoch_end(self, run: Run, epoch: int, figures: dict[str, float]) -> None:
+        self.epoch(epoch, figures)
+
     def step(self, epoch: int, number: int, steps: int, parts: Mapping[str, Any]) -> None:
-        """The `on_step` hook; `number` counts from 0 in its epoch of `steps`."""
+        """Points of a step; `number` counts from 0 in its epoch of `steps`."""
         if number % EVERY and number + 1 != steps:
             return
         at = epoch * steps + number
@@ -58,7 +68,7 @@ class TensorBoard:
             writer.add_scalar(f"step/{key}", float(value), at)
 
     def epoch(self, epoch: int, means: Mapping[str, float]) -> None:
-        """The `on_epoch` hook; epochs are shown from 1."""
+        """Points of an epoch, counted from 0; they are shown from 1."""
         writer = self._open(0)
         for key, value in means.items():
             writer.add_scalar(f"epoch/{key}", value, epoch + 1)

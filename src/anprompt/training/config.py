@@ -1,0 +1,112 @@
+"""The training recipe: what `anprompt fit --set` changes besides a method's own settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from anprompt.errors import UserError, choices
+from anprompt.methods.base import MethodConfig
+from anprompt.prompting.compute import PRECISIONS
+
+OPTIMIZERS = ("adamw", "sgd")
+TRUNK_PRECISIONS = ("full", "bf16")
+LEAST = {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "seed": 0, "views": 0, "view_seed": -1}
+_LATER = ("views", "view_seed", "trunk_precision")  # left out of `to_dict` at their defaults: see there
+
+
+@dataclass(frozen=True)
+class TrainConfig(MethodConfig):
+    """The training recipe; presets fill it, `--set` changes it.
+
+    Attributes:
+        optimizer: "adamw" or "sgd". Default "adamw".
+        lr: float > 0, learning rate at the top of the cosine that follows the warm-up, one value per epoch
+            (the field's schedule, see `lr_at`). Default 1e-3.
+        weight_decay: float >= 0, per step and unit of learning rate: decoupled with AdamW, added to the gradient
+            with SGD. Default 5e-4.
+        momentum: float >= 0, share of the last step kept, SGD alone. Default 0.9.
+        epochs: int >= 1, passes over the training images. Default 10.
+        batch_size: int >= 1, images per step, of all processes together. Default 4.
+        warmup_epochs: int >= 0, epochs at `warmup_lr` before the cosine; a run with no more epochs than that warms
+            up for half of them, rounded down (`warmup`). Default 1.
+        warmup_lr: float >= 0, learning rate of the warm-up. Default 1e-5.
+        precision: "fp32", "bf16" or "fp16", the autocast of forward passes; parameters and optimiser stay fp32.
+            Default "fp32".
+        crop_scale: two floats 0 < low <= high <= 1, share of an image's area that the random resized crop of a
+            training view covers. Default (0.5, 1.0).
+        flip: bool, whether half of the training views are mirrored. Default true.
+        seed: int >= 0, of initialisation, order and views; 0 is a seed. Default 1.
+        views: int >= 0, number of different views of an image over the run; 0 draws a fresh one every epoch
+            (`anprompt.data.views.Views` says what that means for the statistics). Default 0.
+        view_seed: int >= -1, draws the views in place of `seed`, the same for runs of all seeds; -1 means `seed`.
+            Default -1.
+        trunk_precision: "full", or "bf16": the trunk activations of training views are rounded to bf16, with or
+            without a view bank, which then needs half the space. Default "full".
+    """
+
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    epochs: int = 10
+    batch_size: int = 4
+    warmup_epochs: int = 1
+    warmup_lr: float = 1e-5
+    precision: str = "fp32"
+    crop_scale: tuple[float, ...] = (0.5, 1.0)
+    flip: bool = True
+    seed: int = 1
+    views: int = 0
+    view_seed: int = -1
+    trunk_precision: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise choices("optimizer", self.optimizer, OPTIMIZERS)
+        if self.precision not in PRECISIONS:
+            raise choices("precision", self.precision, PRECISIONS)
+        if self.trunk_precision not in TRUNK_PRECISIONS:
+            raise choices("trunk_precision", self.trunk_precision, TRUNK_PRECISIONS)
+        for key, least in LEAST.items():
+            if getattr(self, key) < least:
+                raise UserError(f"Training: {key} must be at least {least}, not {getattr(self, key)}.")
+        for key in ("weight_decay", "momentum", "warmup_lr"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise UserError(f"Training: {key} must be a number from 0, not {getattr(self, key)}.")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise UserError(f"Training: lr must be a positive number, not {self.lr}.")
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise UserError(
+                f"Training: crop_scale must be two numbers 0 < low <= high <= 1, not {self.crop_scale}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. Settings that came later appear only where they are set, so that the keys of
+        records, adapters and states from before stay what they were."""
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        return {k: v for k, v in super().to_dict().items() if k not in _LATER or v != defaults[k]}
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of epoch `epoch` (from 0): constant warm-up, then cosine over all epochs."""
+        if epoch < self.warmup:
+            return self.warmup_lr
+        return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs))
+
+    @property
+    def warmup(self) -> int:
+        """Epochs of warm-up that a run of this length has.
+
+        A warm-up as long as the run would leave nothing: every learning rate would give the same adapter.
+        """
+        return self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs // 2
+
+    def warmup_line(self) -> str | None:
+        """What to say of a warm-up that was shortened, or takes half of the run or more; else None."""
+        if 2 * self.warmup < self.epochs and self.warmup == self.warmup_epochs:
+            return None
+        part = f"{self.warmup} of {self.epochs} epochs" if self.warmup else "none"
+        asked = f"; the recipe's {self.warmup_epochs} would be the whole run" if self.warmup != self.warmup_epochs else ""
+        return f"warm-up at learning rate {self.warmup_lr:g}: {part}{asked}"
