@@ -13,12 +13,7 @@ os.environ.setdefault("ANPROMPT_CACHE", "off")  # no test writes into its user's
 
 import logging
 
-import numpy as np
 import pytest
-from PIL import Image
-
-COLOURS = {"red_square": (220, 40, 40), "green square": (40, 200, 60), "blue_square": (50, 60, 220),
-           "yellow square": (230, 210, 40)}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -32,33 +27,9 @@ def fresh_log() -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP of 4 blocks per tower, 32 pixels, 64 tokens; its tokenizer knows bytes only."""
-    import torch
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    from anprompt.testing import tiny_clip_folder
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    size = {
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 4,
-        "hidden_act": "quick_gelu",
-    }
-    config = CLIPConfig(
-        text_config={
-            "vocab_size": len(words), "hidden_size": 32, "max_position_embeddings": 64,
-            "bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1, **size,
-        },
-        vision_config={"hidden_size": 48, "image_size": 32, "patch_size": 8, **size},
-        projection_dim=24,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        CLIPModel(config).save_pretrained(folder)
-    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_clip_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -72,14 +43,9 @@ def tiny_backbone(tiny_folder: Path):
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four class folders of ten noisy coloured pictures each; tests must not change it."""
-    root = tmp_path_factory.mktemp("data") / "photos"
-    rng = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (root / name).mkdir(parents=True)
-        for index in range(10):
-            noise = rng.integers(-60, 60, (40, 48, 3)) + np.array(colour)
-            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / name / f"{index}.png")
-    return root
+    from anprompt.testing import tiny_image_folder
+
+    return tiny_image_folder(tmp_path_factory.mktemp("data") / "photos")
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +54,6 @@ def adapter_folder(tiny_backbone, tmp_path_factory: pytest.TempPathFactory) -> P
     from anprompt.adapters.adapter import save_adapter
     from anprompt.methods import build_method
 
-    names = sorted(name.replace("_", " ") for name in COLOURS)
+    names = ["blue square", "green square", "red square", "yellow square"]
     method = build_method("anprompt", tiny_backbone, names, settings={"token_width": 16, "draws": 2})
     return save_adapter(tmp_path_factory.mktemp("adapters") / "adapter", method)

@@ -30,7 +30,7 @@ FLOORS = [
     ["classifier", "experiments"],
     ["tables"],
     ["report", "serve"],
-    ["commands"],
+    ["commands", "testing"],
     ["", "__main__"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

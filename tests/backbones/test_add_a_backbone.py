@@ -12,11 +12,11 @@ import torch
 from anprompt.adapters.adapter import load_adapter, save_adapter
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.errors import UserError
-from tests.methods import test_methods_contract as contract
+from anprompt.testing import check_method
+from tests.methods.test_methods_contract import LIGHT, TRAINED
 from tests.plugins import blocks, install
 
 PAGE = "add-a-backbone.md"
-SENTENCES = ["a photo of a cat.", "a photo of a very large red fire engine.", "dog"]
 
 
 @pytest.fixture
@@ -29,19 +29,13 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backbone]:
     sys.modules.pop("my_toy", None)
 
 
-def test_blocks_are_the_model(toy: Backbone) -> None:
+def test_it_keeps_the_contract(toy: Backbone) -> None:
+    exec(compile(blocks(PAGE, "python")[2], PAGE, "exec"), {})
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    start = toy.pre_norm(toy.embed_image(x))
-    whole = start
+    whole = start = toy.pre_norm(toy.embed_image(x))
     for block in toy.image_blocks:
         whole = block(whole, causal=False)
-    for split in (1, 2, 4):
-        assert torch.equal(toy.run_image(toy.run_image(start, 1, split - 1), split), whole)
-    together, alone = toy.encode_text(SENTENCES), torch.cat([toy.encode_text([s]) for s in SENTENCES])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
-    with pytest.raises(UserError, match="at most 64"):
-        toy.tokenize(["word " * 40])
-    assert len(toy.tokenize(["word " * 40], cut=True).ids[0]) == 64
+    assert torch.equal(toy.run_image(start), whole)
 
 
 def test_precision_changes_no_hash(toy: Backbone) -> None:
@@ -50,10 +44,9 @@ def test_precision_changes_no_hash(toy: Backbone) -> None:
     assert not any(p.requires_grad for p in half.parameters()) and not half.training
 
 
-@pytest.mark.parametrize("method", contract.TRAINED)
+@pytest.mark.parametrize("method", TRAINED)
 def test_every_method_runs_on_it(method: str, toy: Backbone) -> None:
-    contract.test_a_step_changes_only_the_methods_own_tensors(method, toy)
-    contract.test_shared_engine_equals_plain_path(method, toy)
+    check_method(method, toy, settings=LIGHT.get(method, {}), only=["step_changes_own_tensors_alone", "engines_agree"])
 
 
 def test_the_use_as_printed_and_an_adapter_that_finds_it_again(toy: Backbone, tmp_path: Path) -> None:

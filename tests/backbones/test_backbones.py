@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from anprompt.backbones import Backbone, load_backbone
-from anprompt.backbones.hf import weight_hash
+from anprompt.backbones import Backbone, Hook, Tokens, identity_hook, load_backbone
+from anprompt.backbones.hf import HFClip, weight_hash
 from anprompt.errors import UserError
+from anprompt.testing import ContractBroken, backbone_checks, check_backbone
 
 SENTENCES = ["a photo of a cat.", "a photo of a very large red fire engine.", "dog"]
 
@@ -30,64 +32,40 @@ def test_a_sentence_too_long_is_refused_without_a_warning_besides(
     assert not caplog.records and capfd.readouterr().err == ""
 
 
-def test_identity_hook_equals_the_stock_forward(tiny_backbone: Backbone) -> None:
-    tokens, x = tiny_backbone.tokenize(SENTENCES), pixels(tiny_backbone)
-    with torch.no_grad():
-        text, image = tiny_backbone.stock_forward(tokens.ids, x)
-        assert torch.equal(tiny_backbone.encode_text(SENTENCES), text)
-        assert torch.equal(tiny_backbone.encode_image(x), image)
+@pytest.mark.parametrize("check", backbone_checks())
+@pytest.mark.parametrize("name", ["tiny", "embedded"])
+def test_contract(name: str, check: str, tiny_backbone: Backbone) -> None:
+    assert check_backbone(tiny_backbone if name == "tiny" else name, only=[check])[0].status == "passed"
 
 
-def test_embedded_equals_its_stock_forward() -> None:
-    backbone = load_backbone("embedded")
-    tokens, x = backbone.tokenize(SENTENCES), pixels(backbone)
-    with torch.no_grad():
-        text, image = backbone.stock_forward(tokens.ids, x)
-        assert torch.equal(backbone.encode_text(SENTENCES), text)
-        assert torch.equal(backbone.encode_image(x), image)
-    assert min(backbone.dims.text_depth, backbone.dims.vision_depth) >= 8
+class Faulty(HFClip):
+    """Blocks counted from 0, and sentences that are too long taken as they are."""
+
+    def run_image(self, x: torch.Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> torch.Tensor:
+        return super().run_image(x, first, last, lambda block, x: hook(block - 1, x))
+
+    def tokenize(self, sentences: Sequence[str], cut: bool = False) -> Tokens:
+        return super().tokenize(sentences, cut=True)
 
 
-@pytest.mark.parametrize("split", [1, 2, 4])
-def test_trunk_then_tail_is_the_whole(tiny_backbone: Backbone, split: int) -> None:
-    with torch.no_grad():
-        x = tiny_backbone.pre_norm(tiny_backbone.embed_image(pixels(tiny_backbone)))
-        assert torch.equal(
-            tiny_backbone.run_image(tiny_backbone.run_image(x, 1, split - 1), split),
-            tiny_backbone.run_image(x),
-        )
-        t = tiny_backbone.embed_text(tiny_backbone.tokenize(SENTENCES).ids)
-        assert torch.equal(
-            tiny_backbone.run_text(tiny_backbone.run_text(t, 1, split - 1), split), tiny_backbone.run_text(t)
-        )
+def test_faults_are_found_each_by_its_check(tiny_folder: Path) -> None:
+    faulty = Faulty(str(tiny_folder))
+    faulty.model.train().requires_grad_(True)
+    with pytest.raises(ContractBroken) as told:
+        check_backbone(faulty)
+    found = [line.strip().partition(":")[0] for line in str(told.value).splitlines()[1:]]
+    assert {"frozen_even_when_asked_to_train", "hook_sees_every_block_once", "long_sentences_are_refused"} <= set(found)
+    assert "calls its hook at blocks [0, 1, 2, 3]" in str(told.value)
 
 
-def test_hook_sees_every_block_once_in_order(tiny_backbone: Backbone) -> None:
-    seen: list[int] = []
-
-    def hook(block: int, x: torch.Tensor) -> torch.Tensor:
-        seen.append(block)
-        return x
-
-    tiny_backbone.run_image(
-        tiny_backbone.pre_norm(tiny_backbone.embed_image(pixels(tiny_backbone))), hook=hook
-    )
-    assert seen == list(range(1, tiny_backbone.dims.vision_depth + 1))
-
-
-def test_sentences_are_cut_to_the_longest_and_padding_changes_nothing(tiny_backbone: Backbone) -> None:
+def test_sentences_are_cut_to_the_longest(tiny_backbone: Backbone) -> None:
     tokens = tiny_backbone.tokenize(SENTENCES)
     assert tokens.ids.shape[1] == int(tokens.eot.max()) + 1 <= tiny_backbone.dims.context_length
-    with torch.no_grad():
-        together = tiny_backbone.encode_text(SENTENCES)
-        alone = torch.cat([tiny_backbone.encode_text([s]) for s in SENTENCES])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_frozen_even_when_asked_to_train(tiny_backbone: Backbone) -> None:
-    tiny_backbone.train()
-    assert not tiny_backbone.training
-    assert not any(p.requires_grad for p in tiny_backbone.parameters())
+def test_embedded_is_deep_enough_for_every_recipe() -> None:
+    backbone = load_backbone("embedded")
+    assert min(backbone.dims.text_depth, backbone.dims.vision_depth) >= 8
 
 
 def test_too_long_a_sentence_is_refused_by_name(tiny_backbone: Backbone) -> None:

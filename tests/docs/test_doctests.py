@@ -18,6 +18,10 @@ MODULES = [
     "anprompt.noise.image",
     "anprompt.noise.seeds",
     "anprompt.noise.text",
+    "anprompt.testing",
+    "anprompt.testing.backbones",
+    "anprompt.testing.methods",
+    "anprompt.testing.protocols",
 ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from anprompt.experiments.protocols.base_to_new import BaseToNew
 from anprompt.experiments.sweep import run_all
 from anprompt.report import write_report
 from anprompt.tables import sheets
+from anprompt.testing import ContractBroken, check_protocol
 
 PAGE = (Path(__file__).parents[2] / "docs/add-a-protocol.md").read_text(encoding="utf-8")
 
@@ -50,6 +53,32 @@ def test_the_page_s_protocol_goes_all_the_way(sixth, tiny_backbone, photo_folder
     assert figures == [pytest.approx(trained[name]["accuracy"]) for name in ("seen", "unseen")]
     page = write_report(tmp_path / "report.html", records).read_text()
     assert "New to base" in page
+
+
+@pytest.mark.parametrize("name", [*PROTOCOLS])
+def test_every_protocol_keeps_the_contract(name: str) -> None:
+    assert {outcome.status for outcome in check_protocol(name)} == {"passed"}
+
+
+def test_the_page_s_protocol_keeps_the_contract() -> None:
+    namespace: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.S):
+        exec(block, namespace)
+    assert "new-to-base" not in PROTOCOLS  # checked without being registered, and forgotten again
+
+
+class Faulty(BaseToNew):
+    """Figures that are not announced, and not in percent."""
+
+    name = "faulty"
+
+    def headline(self, record: Mapping[str, Any]) -> dict[str, float]:
+        return {"base": record["metrics"]["base"]["accuracy"] * 100, "mean": 1.0}
+
+
+def test_faults_are_found_each_by_its_check() -> None:
+    with pytest.raises(ContractBroken, match=r"headline_has_the_figures: .*\['mean'\], which `figures` lacks"):
+        check_protocol(Faulty, only=["headline_has_the_figures"])
 
 
 def test_a_name_is_given_once(sixth) -> None:
