@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from anprompt.backbones import prefixes
 from anprompt.data.names import check_classnames
@@ -28,6 +28,10 @@ LARGEST_VALUE = 1e8  # of a prompt's numbers; training starts near 0.02, and squ
 _LARGEST_FLOAT = 1e6  # of a setting
 _SCALES = 0.01, 1e4  # of logits per unit of similarity; CLIP's is 100
 _SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+# What makes a tensor of a size: by (2, 3), [2, 3], size=... or 2, 3; also as a tensor's "new_..." method.
+_MAKERS = {f"{before}{name}" for before in ("", "new_") for name in ("empty", "zeros", "ones", "full")} | {
+    "rand", "randn", "randint", "normal", "eye", "empty_strided", "expand", "repeat",
+}  # fmt: skip
 _STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # A hub id, or a model of open_clip by its tag: nothing that could be a path into the adapter's own folder.
 _PLAIN_ID = re.compile(r"(open-clip:hf-hub:)?[\w.-]+(/[\w.-]+)?|open-clip:[\w.-]+/[\w-]+")
@@ -100,7 +104,7 @@ def check_sizes(folder: Path, settings: Mapping[str, Any], elements: int) -> Non
             raise UserError(f"Adapter {str(folder)!r}: the setting {key!r} = {value} does not fit its tensors.")
 
 
-class Bounded(TorchDispatchMode):
+class Bounded(TorchFunctionMode):
     """Within: no operation may make a new tensor of more than `elements` values and some to spare.
 
     Two settings that are small by themselves can ask for a huge product of both; here that is refused
@@ -114,11 +118,14 @@ class Bounded(TorchDispatchMode):
         super().__init__()
         self.most = elements + _SPARE_ELEMENTS
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        size = args[0] if args and isinstance(args[0], (list, tuple)) else ()
-        if all(isinstance(side, int) for side in size) and count(tuple(size)) > self.most:
-            raise MemoryError(f"they ask for a tensor of shape {list(size)}")
-        return func(*args, **(kwargs or {}))
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if getattr(func, "__name__", "") in _MAKERS:
+            sizes = [value for value in (given.get("size"), *args) if isinstance(value, (list, tuple))]
+            size = sizes[0] if sizes else args
+            if all(isinstance(side, int) for side in size) and count(tuple(size)) > self.most:
+                raise MemoryError(f"they ask for a tensor of shape {list(size)}")
+        return func(*args, **given)
 
 
 # --- adapter.safetensors --------------------------------------------------------------------------

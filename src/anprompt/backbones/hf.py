@@ -1,11 +1,13 @@
-"""Models in hub format, through transformers: what all of them share, and CLIP.
+"""Models in hub format: what all of them share, and CLIP.
 
-The model's own modules do the work; nothing of CLIP is written again here.
+A CLIP in the usual files is read without transformers (`clip_files`), which spares a start of most of its processor
+time; whatever else, and every fault, goes through transformers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 from abc import abstractmethod
@@ -17,6 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from anprompt.backbones.base import Backbone, BlockParts, Dims, Hook, Tokens, identity_hook
+from anprompt.backbones.clip_files import model_folder, read_clip, read_object, read_picture_settings
+from anprompt.backbones.clip_modules import ClipModel
+from anprompt.backbones.clip_tokenizer import read_tokenizer
 from anprompt.backbones.linear import quicken
 from anprompt.backbones.tokenizers import check_ids, check_tokenizer
 from anprompt.errors import UserError
@@ -59,17 +64,24 @@ KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
 @contextlib.contextmanager
 def _plain_errors(spec: str) -> Iterator[None]:
-    """Load errors made plain, and no progress bar over reading a file."""
-    from transformers.utils import logging as hf_logging
-
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+    """Load errors made plain."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # the library raises a dozen types for "not there" and "broken"
         raise UserError(_load_failure(spec, error)) from error
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """No progress bar of transformers' over reading a file."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
     finally:
         if shown:
             hf_logging.enable_progress_bar()
@@ -81,14 +93,17 @@ def hub_kind(spec: str) -> str:
     Raises:
         UserError: not found, or of a type that is not supported.
     """
-    from transformers import AutoConfig
-
     folder = Path(spec)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(
             f"Backbone folder {spec!r} has no config.json; point at a folder saved in hub format."
         )
-    with _plain_errors(spec):
+    files = model_folder(spec)
+    if files is not None and (read_object(files / "config.json") or {}).get("model_type") == "clip":
+        return "clip"
+    from transformers import AutoConfig
+
+    with _plain_errors(spec), _no_bar():
         kind = str(AutoConfig.from_pretrained(spec, **NO_CODE).model_type)
     if kind == "siglip2":
         raise UserError(
@@ -107,34 +122,61 @@ def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
     Raises:
         UserError: not found, incomplete, not of this kind, or its activation does not fit its weights.
     """
+    if kind == "clip" and (folder := model_folder(spec)) is not None and (model := read_clip(folder)) is not None:
+        _refuse_wrong_activation(spec, model.config)
+        tokenizer = _checked(spec, read_tokenizer(folder) or _tokenizer(spec), model)
+        picture = read_picture_settings(folder)
+        return model, tokenizer, _picture_settings(spec) if picture is None else picture
+    return _by_transformers(spec, kind)
+
+
+def _by_transformers(spec: str, kind: str) -> tuple[Any, Any, dict]:
+    """`load_hub` for whatever is not read directly."""
     import transformers
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.image_processing_base import ImageProcessingMixin
+    from transformers import AutoConfig
 
     found = hub_kind(spec)
     if found != kind:
         raise UserError(f"Backbone {spec!r} is of type {found!r}, not {kind!r}; load_backbone opens both.")
-    with _plain_errors(spec):
+    with _plain_errors(spec), _no_bar():
         _refuse_wrong_activation(spec, AutoConfig.from_pretrained(spec, **NO_CODE))
         # fp32 first: the hash must not depend on the precision that is asked for.
         loaded: Any = getattr(transformers, KINDS[kind]).from_pretrained(
             spec, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, **NO_CODE
         )
         model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(spec, **NO_CODE)
-        check_tokenizer(spec, tokenizer, model.text_model.embeddings.token_embedding.num_embeddings)
-    # What is too long is refused by name in `tokenize`; a warning besides would alarm whoever only asked.
-    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    tokenizer = _checked(spec, _tokenizer(spec), model)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(
             f"Backbone {spec!r} lacks {len(missing)} weights, e.g. {missing[0]!r}: its file is incomplete."
         )
+    return model, tokenizer, _picture_settings(spec)
+
+
+def _tokenizer(spec: str) -> Any:
+    from transformers import AutoTokenizer
+
+    with _plain_errors(spec), _no_bar():
+        tokenizer = AutoTokenizer.from_pretrained(spec, **NO_CODE)
+    # What is too long is refused by name in `tokenize`; a warning besides would alarm whoever only asked.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
+
+
+def _checked(spec: str, tokenizer: Any, model: Any) -> Any:
+    with _plain_errors(spec):
+        check_tokenizer(spec, tokenizer, model.text_model.embeddings.token_embedding.num_embeddings)
+    return tokenizer
+
+
+def _picture_settings(spec: str) -> dict:
+    from transformers.image_processing_base import ImageProcessingMixin
+
     try:
-        picture, _ = ImageProcessingMixin.get_image_processor_dict(spec)
+        return ImageProcessingMixin.get_image_processor_dict(spec)[0]
     except OSError:
-        picture = {}
-    return model, tokenizer, picture
+        return {}
 
 
 def _load_failure(spec: str, error: Exception) -> str:
@@ -220,13 +262,28 @@ class HubModel(Backbone):
 
     # --- for the contract test --------------------------------------------------------------------
     def stock_forward(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Text and image features of the library's own forward, which the blocks must equal."""
-        text = self.model.get_text_features(input_ids=ids).pooler_output
-        return text, self.model.get_image_features(pixel_values=pixels).pooler_output
+        """Text and image features of transformers' own forward on these weights, which the blocks must equal."""
+        own = isinstance(self.model, ClipModel)
+        model = _stock(self.model, self._tokenizer.eos_token_id) if own else self.model
+        text = model.get_text_features(input_ids=ids).pooler_output
+        return text, model.get_image_features(pixel_values=pixels).pooler_output
+
+
+def _stock(model: ClipModel, end: int) -> Any:
+    """transformers' model with the weights of ours, and the same products."""
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = dataclasses.asdict(model.config)
+    sizes["text_config"]["eos_token_id"] = end
+    stock = CLIPModel._from_config(CLIPConfig(**sizes), attn_implementation="sdpa", dtype=model.logit_scale.dtype)
+    stock.load_state_dict(model.state_dict())
+    for tower in (stock.text_model, stock.vision_model):
+        quicken(tower)
+    return stock.eval().requires_grad_(False).to(model.logit_scale.device)
 
 
 class HFClip(HubModel):
-    """transformers' `CLIPModel`, frozen and split into blocks."""
+    """A CLIP in hub format, frozen and split into blocks: our modules, or transformers' where it had to read them."""
 
     kind: ClassVar[str] = "clip"
     default_mean = CLIP_MEAN

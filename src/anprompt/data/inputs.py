@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
-from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from anprompt.data.division import divide
@@ -109,6 +108,8 @@ def targets(y: Iterable[Any]) -> np.ndarray:
     array = array.reshape(len(listed))
     if not len(array):
         return array
+    from sklearn.utils.multiclass import check_classification_targets
+
     try:
         check_classification_targets(array)
     except ValueError as error:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from anprompt.data.names import class_key
@@ -87,6 +86,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return nll(z / math.exp(log_temperature), labels)
 
     # One minimum: the loss is convex in 1/T, and log is monotone.
+    from scipy.optimize import minimize_scalar  # a third of a second, and only fitting needs it
+
     found = minimize_scalar(loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded")
     return math.exp(found.x) if found.fun < loss(0.0) else 1.0
 

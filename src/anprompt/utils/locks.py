@@ -23,8 +23,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from anprompt.errors import UserError
 from anprompt.utils.files import check_regular_target, read_json, write_json
 
@@ -88,6 +86,8 @@ def hold(
 
 
 def _acquired(folder: Path, wait: float, advice: str) -> Any:
+    from filelock import FileLock, Timeout  # a tenth of a second, and to read a folder needs no lock
+
     until, tries = time.monotonic() + wait, 0
     while True:
         try:
