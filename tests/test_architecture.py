@@ -25,6 +25,7 @@ FLOORS = [
     ["backbones"],
     ["prompting"],
     ["methods"],
+    ["attacks"],
     ["evaluation"],
     ["adapters", "training"],
     ["classifier", "experiments"],

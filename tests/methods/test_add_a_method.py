@@ -30,11 +30,11 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_entry_point_makes_it_a_method(plugin: None, tiny_backbone: Backbone) -> None:
-    assert "vpt" in preset_names()
-    method = build_method("vpt", tiny_backbone, ["cat", "dog"], settings={"n_tokens": 3})
+    assert "visual" in preset_names()
+    method = build_method("visual", tiny_backbone, ["cat", "dog"], settings={"n_tokens": 3})
     assert method.trained_parameters() == 3 * 3 * tiny_backbone.dims.vision_width
     with pytest.raises(UserError, match="Did you mean 'n_tokens'"):
-        build_method("vpt", tiny_backbone, ["cat"], settings={"n_token": 3})
+        build_method("visual", tiny_backbone, ["cat"], settings={"n_token": 3})
 
 
 def test_the_page_is_true_of_its_own_use(plugin: None, tiny_folder: Path, capsys: Any) -> None:

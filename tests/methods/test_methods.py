@@ -375,7 +375,7 @@ def test_the_page_of_methods_names_every_file_and_paper() -> None:
     folder = Path(__file__).parents[2]
     page = (folder / "docs/methods.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| [^|]+ \| (arXiv [\d.]+) \| `(\w+)\.py` \|", page, re.MULTILINE)
-    assert {name for _, name in rows} == {"zeroshot", "coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt"}  # fmt: skip
+    assert {name for _, name in rows} == {"zeroshot", "coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt", "ivlp", "nap"}  # fmt: skip
     for paper, name in rows:
         assert (folder / f"src/anprompt/methods/{name}.py").is_file()
         assert paper == method_class(name).paper

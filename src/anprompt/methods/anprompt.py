@@ -180,6 +180,9 @@ class ANPrompt(Method[ANPromptConfig]):
         x = prompted_image(self.backbone, vision, self.first_block, count, hook, self.engine)
         return unit(self.backbone.read_image(x)), unit(self.nrvpp(x))
 
+    def embedding(self, vision: Vision) -> Tensor:
+        return self.image_features(vision)[0]
+
     def nrvpp(self, x: Tensor) -> Tensor:
         """`mean_k ln_post(x_k) @ (P + A B)`: output tokens [B, N, D_v] -> [B, E], not normalised."""
         projection = self.backbone.image_projection + self.projection_down @ self.projection_up

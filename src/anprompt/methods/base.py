@@ -193,6 +193,13 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             [B, C].
         """
 
+    def embedding(self, vision: Vision) -> Tensor:
+        """Unit image features [B, E] that are compared with the class features.
+
+        The frozen ones, unless a method has its own.
+        """
+        return vision.frozen
+
     def forward(self, pixels: Tensor, classnames: Sequence[str] | None = None, head: Head = "unseen") -> Tensor:
         """From images to logits, with gradients to the trained tensors.
 

@@ -26,6 +26,7 @@ from anprompt.prompting.prompts import (
     blend_after_first,
     prompted_image,
     prompted_text,
+    to_pixels,
     unit,
 )
 from anprompt.prompting.shared_text import read_text_shared
@@ -183,20 +184,26 @@ def append_tokens(x: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([x, tokens.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
 
 
-@torch.no_grad()
 def see_embedding(backbone: Backbone, pixels: Tensor, frozen: bool) -> Vision:
     """Patch embeddings before the pre-norm as trunk; frozen features where asked for, else [B, 0]."""
-    x = backbone.embed_image(pixels)
-    if not frozen:
-        return Vision(x, x.new_zeros(x.shape[0], 0))
-    whole = Vision(backbone.pre_norm(x), x)
-    return Vision(x, unit(backbone.read_image(prompted_image(backbone, whole, 1, 1))))
+    with to_pixels(pixels):
+        x = backbone.embed_image(pixels)
+        if not frozen:
+            return Vision(x, x.new_zeros(x.shape[0], 0))
+        whole = Vision(backbone.pre_norm(x), x)
+        return Vision(x, unit(backbone.read_image(prompted_image(backbone, whole, 1, 1))))
 
 
-def image_features(backbone: Backbone, vision: Vision, prompts: Tensor, engine: str) -> Tensor:
-    """Unit image features [B, E] with prompts [depth, n, D_v] behind the patches, one set a block."""
+def image_features(
+    backbone: Backbone, vision: Vision, prompts: Tensor, engine: str, hook: Hook | None = None
+) -> Tensor:
+    """Unit image features [B, E] with prompts [depth, n, D_v] behind the patches, one set a block.
+
+    Args:
+        hook: what blocks from 2 on get; None for the prompts alone.
+    """
     x = backbone.pre_norm(append_tokens(vision.trunk, prompts[0]))
-    hook = DeepContext(prompts[1:], last=True)
+    hook = DeepContext(prompts[1:], last=True) if hook is None else hook
     return unit(backbone.read_image(prompted_image(backbone, Vision(x, vision.frozen), 1, 1, hook, engine)))
 
 

@@ -93,6 +93,9 @@ class MaPLe(Method[MaPLeConfig]):
         """Unit image features [B, E] under the projected prompts."""
         return image_features(self.backbone, vision, self.to_vision(self.text_prompts), self.engine)
 
+    def embedding(self, vision: Vision) -> Tensor:
+        return self.image_features(vision)
+
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}

@@ -98,6 +98,9 @@ class MMRL(Method[MMRLConfig]):
         mean = (outputs @ self.token_projection().to(outputs.dtype)).mean(dim=1)
         return unit(self.backbone.read_image(x)), unit(mean)
 
+    def embedding(self, vision: Vision) -> Tensor:
+        return self.image_features(vision)[0]
+
     # --- loss -----------------------------------------------------------------------------------
     def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
         """`a CE(z) + (1-a) CE(z_rep) + lam (1-cos(f, f0)) + lam (1-cos(t, t0))`."""

@@ -118,6 +118,9 @@ class PromptSRC(Method[PromptSRCConfig]):
         """Unit prompted image features [B, E]."""
         return image_features(self.backbone, vision, self.vision_prompts, self.engine)
 
+    def embedding(self, vision: Vision) -> Tensor:
+        return self.image_features(vision)
+
     def teacher(self, classnames: tuple[str, ...]) -> Tensor:
         """Unit frozen text features, mean of the raw ones over the templates, [C, E]; kept for one list."""
         if self._teacher is None or self._teacher[0] != classnames:

@@ -14,14 +14,18 @@ from anprompt.methods.anprompt import ANPrompt
 from anprompt.methods.base import Method
 from anprompt.methods.cocoop import CoCoOp
 from anprompt.methods.coop import CoOp
+from anprompt.methods.ivlp import IVLP
 from anprompt.methods.maple import MaPLe
 from anprompt.methods.mmrl import MMRL
 from anprompt.methods.mmrlpp import MMRLpp
+from anprompt.methods.nap import NAP
 from anprompt.methods.promptsrc import PromptSRC
 from anprompt.methods.zeroshot import ZeroShot
 
 GROUP = "anprompt.methods"  # entry points of other packages
-_BUILT_IN: tuple[type[Method[Any]], ...] = (ZeroShot, CoOp, CoCoOp, MaPLe, PromptSRC, MMRL, MMRLpp, ANPrompt)
+_BUILT_IN: tuple[type[Method[Any]], ...] = (
+    ZeroShot, CoOp, CoCoOp, MaPLe, PromptSRC, MMRL, MMRLpp, ANPrompt, IVLP, NAP,
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

@@ -138,17 +138,26 @@ def _whole_bank(backbone: Backbone, classnames: Sequence[str], tokens: Tokens, f
     return ClassBank(tuple(classnames), tokens, *packing.pack(trunk), packing, unit(frozen), first)
 
 
-@torch.no_grad()
+def to_pixels(pixels: Tensor) -> torch.set_grad_enabled:
+    """Within: gradients through the frozen encoder only where the pixels themselves ask for them (attacks do).
+
+    Everything else that the encoder says of an image is a constant.
+    """
+    return torch.set_grad_enabled(torch.is_grad_enabled() and pixels.requires_grad)
+
+
 def see(backbone: Backbone, pixels: Tensor, first: int, frozen: bool = True) -> Vision:
     """Vision trunk and frozen features, the blocks below `first` computed once for both.
 
     Args:
+        pixels: [B, 3, H, W]; where they require a gradient, it flows through.
         frozen: False leaves the frozen features out ([B, 0]), and with them the blocks from `first` on.
     """
-    trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
-    if not frozen:
-        return Vision(trunk, trunk.new_zeros(trunk.shape[0], 0))
-    return Vision(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
+    with to_pixels(pixels):
+        trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
+        if not frozen:
+            return Vision(trunk, trunk.new_zeros(trunk.shape[0], 0))
+        return Vision(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
 
 
 def prompted_text(

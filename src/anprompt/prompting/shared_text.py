@@ -130,13 +130,19 @@ def _read(parts: BlockParts, x: Tensor, m: int, past: Past | None, part: Part) -
     return _rest_of_block(parts, read, attended[:, part.slots])
 
 
+def _each(hook: Hook, block: int, rows: Tensor) -> Tensor:
+    """What a hook does at every position alike, on rows behind the prefix; most hooks do nothing there."""
+    each: Hook | None = getattr(hook, "each", None)
+    return rows if each is None else each(block, rows)
+
+
 def _hooked(hook: Hook, block: int, x: Tensor, m: int) -> tuple[Tensor, int]:
     """The hook applied to the m prefix rows of x; returns x and the number of prefix rows now."""
-    prefix = x[:, :m]
-    new = hook(block, prefix)
-    if new is prefix:
+    prefix, rows = x[:, :m], x[:, m:]
+    new, behind = hook(block, prefix), _each(hook, block, rows)
+    if new is prefix and behind is rows:
         return x, m
-    return (torch.cat([new, x[:, m:]], dim=1) if x.shape[1] > m else new), new.shape[1]
+    return (torch.cat([new, behind], dim=1) if x.shape[1] > m else new), new.shape[1]
 
 
 def _limit(x: Tensor, copies: int) -> int:
@@ -196,7 +202,8 @@ def read_text_shared(
     """Features of sentences whose beginnings are equal, with tokens the hook puts into that beginning.
 
     Equals `read_text(run_text(trunk, first, hook=hook), eot + inserted)` where the hook touches only the
-    shared positions (prompt tokens after the start token do).
+    shared positions (prompt tokens after the start token do), or does what it does elsewhere at every position
+    alike, in a method `each(block, rows)`.
 
     Args:
         prefix: activations of the shared positions entering block `first`: [B, M, D_t], one row for each
@@ -216,7 +223,7 @@ def read_text_shared(
     else:
         x, pasts = _prefix_pass(backbone, prefix, first, depth - 1, hook)
         pasts.append(_past(last, _hooked(hook, depth, x, x.shape[1])[0]))
-        found = torch.cat(_part_features(backbone, rows, parts, first, pasts), dim=1)
+        found = torch.cat(_part_features(backbone, rows, parts, first, pasts, hook), dim=1)
     found = found[:, packing.rank]
     flat = found.flatten(0, 1)
     features = backbone.read_text(flat[:, None], torch.zeros(len(flat), dtype=torch.long, device=flat.device))
@@ -224,7 +231,7 @@ def read_text_shared(
 
 
 def _part_features(
-    backbone: Backbone, rows: Tensor, parts: tuple[Part, ...], first: int, pasts: list[Past]
+    backbone: Backbone, rows: Tensor, parts: tuple[Part, ...], first: int, pasts: list[Past], hook: Hook
 ) -> list[Tensor]:
     """The last block's outputs at end-of-text, part by part, [B, c, D] each; recomputed where memory is short."""
     copies, depth = len(pasts[0][0]), backbone.dims.text_depth
@@ -238,8 +245,8 @@ def _part_features(
             past = kept[2 * i], kept[2 * i + 1]
             if past[0].shape[2] + part.own.shape[-1] != mask.shape[-1]:
                 mask = with_prefix(part.own, past[0].shape[2])
-            x, _ = _block(backbone.text_parts(block), x, 0, past, mask)
-        return _read(backbone.text_parts(depth), x, 0, (kept[-2], kept[-1]), part)
+            x, _ = _block(backbone.text_parts(block), _each(hook, block, x), 0, past, mask)
+        return _read(backbone.text_parts(depth), _each(hook, depth, x), 0, (kept[-2], kept[-1]), part)
 
     found = []
     for part in parts:
