@@ -23,6 +23,10 @@ from anprompt.utils.byte_cache import ByteCache, anything
 
 log = logging.getLogger("anprompt")
 
+# A training view uint8 [H, W, 3] and its generator -> another one; its repr says which, as kept features tell views
+# apart by it.
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
 _THREADS_FROM = 96  # below this image size a view takes less time than handing it to a thread
 
 
@@ -58,6 +62,7 @@ class Views:
         seed: int = 0,
         views: int = 0,
         view_seed: int | None = None,
+        change: Change | None = None,
         cache_mb: float = 512,
         probe: str | None = "train",
     ) -> None:
@@ -75,6 +80,7 @@ class Views:
                 `views` epochs the views are distributed as fresh ones are; beyond, a picture repeats its own.
             view_seed: draws the views in place of `seed`, and by what is in a picture instead of by its
                 place in the list, so that runs of other seeds and draws see the same views of it.
+            change: disturbs training views, see `Change`; None leaves them as they are.
             cache_mb: memory for decoded pictures.
             probe: the kind of view to keep ready while reading ("train" or "eval"). None reads nothing
                 at the start; a picture that fails later then raises its `UserError`.
@@ -86,9 +92,10 @@ class Views:
         self.image_size, self.flip = image_size, flip
         if views < 0 or (view_seed is not None and view_seed < 0):
             raise UserError(f"views and view_seed must not be negative, not {views} and {view_seed}.")
-        self.views, self.view_seed = views, view_seed
+        self.views, self.view_seed, self.change = views, view_seed, change
         self._digests: dict[int, bytes] = {}
-        self._recipe = json.dumps([*self.crop_scale, flip, image_size, *mean, *std, PILLOW]).encode()
+        disturbed = [repr(change)] if change else []
+        self._recipe = json.dumps([*self.crop_scale, flip, image_size, *mean, *std, PILLOW, *disturbed]).encode()
         self._read, self._given = read, tuple(items)
         self._mean = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
@@ -111,12 +118,15 @@ class Views:
     def __len__(self) -> int:
         return len(self.items)
 
-    def train_batch(self, indices: Iterable[int] | Tensor, epoch: int) -> Tensor:
+    def train_batch(self, indices: Iterable[int] | Tensor, epoch: int, undisturbed: bool = False) -> Tensor:
         """Augmented views [B, 3, H, W], float32, normalised.
 
-        A random resized crop and a mirroring, each view a pure function of (item, epoch, seed).
+        A random resized crop and a mirroring, then the `change`; each view a pure function of (item, epoch, seed).
+
+        Args:
+            undisturbed: the same views without the change.
         """
-        return self._batch(indices, lambda place: self._train_view(place, epoch))
+        return self._batch(indices, lambda place: self._train_view(place, epoch, undisturbed))
 
     def view_keys(self, indices: Iterable[int] | Tensor, epoch: int) -> list[bytes]:
         """16 bytes per training view that say what it is: the picture, the draw, crop, size and scaling.
@@ -154,14 +164,15 @@ class Views:
             raise IndexError(f"view {index} of {len(self._places)}")
         return self._places[index]
 
-    def _train_view(self, place: int, epoch: int) -> np.ndarray:
+    def _train_view(self, place: int, epoch: int, undisturbed: bool = False) -> np.ndarray:
         picture = self._source(place)  # [h, w, 3] uint8
         rng = np.random.default_rng(self._draw(place, epoch))
         top, left, height, width = random_crop(rng, picture.shape[0], picture.shape[1], self.crop_scale)
         crop = np.ascontiguousarray(picture[top : top + height, left : left + width])
         size = (self.image_size, self.image_size)
         view = np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
-        return view[:, ::-1] if self.flip and rng.random() < 0.5 else view
+        view = view[:, ::-1] if self.flip and rng.random() < 0.5 else view
+        return view if self.change is None or undisturbed else self.change(np.ascontiguousarray(view), rng)
 
     def _draw(self, place: int, epoch: int) -> list[int]:
         """The entropy a training view is drawn from."""

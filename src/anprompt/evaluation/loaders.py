@@ -8,6 +8,7 @@ from anprompt.backbones import Backbone
 from anprompt.data.types import Dataset, Item
 from anprompt.data.views import Views
 from anprompt.errors import UserError, choices
+from anprompt.noise.weak_image import weak_image_noise
 
 PARTS = ("train", "val", "test")
 
@@ -25,6 +26,12 @@ class ViewRecipe(Protocol):
     def views(self) -> int: ...
     @property
     def view_seed(self) -> int: ...
+    @property
+    def image_noise(self) -> float: ...
+    @property
+    def image_noise_families(self) -> tuple[str, ...]: ...
+    @property
+    def image_noise_severity(self) -> int: ...
 
 
 def make_views(
@@ -41,6 +48,7 @@ def make_views(
         extra = {
             "crop_scale": tuple(config.crop_scale), "flip": config.flip, "seed": config.seed, "views": config.views,
             "view_seed": config.view_seed if config.view_seed >= 0 else None,
+            "change": weak_image_noise(config.image_noise, config.image_noise_families, config.image_noise_severity),
         }  # fmt: skip
     return Views(
         items, dataset.read, image_size=backbone.dims.image_size, mean=backbone.mean, std=backbone.std,

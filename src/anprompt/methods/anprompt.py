@@ -24,7 +24,9 @@ from anprompt.errors import UserError, choices
 from anprompt.methods.base import Gather, Head, Method, MethodConfig, Parts, TextState, itself
 from anprompt.methods.layers import BlockLinear, SharedResidual, linear_init, prompted_blocks
 from anprompt.methods.losses import cosine_alignment, wa_loss
+from anprompt.methods.robust import Perturbed, RobustConfig, live_parts, with_frozen
 from anprompt.methods.weak_noise import noise_prompts, weak_noise_features
+from anprompt.noise.seeds import stable_seed
 from anprompt.noise.text import noisy_sentences
 from anprompt.prompting.prompts import (
     ClassBank,
@@ -38,7 +40,7 @@ from anprompt.prompting.prompts import (
 
 
 @dataclass(frozen=True)
-class ANPromptConfig(MethodConfig):
+class ANPromptConfig(RobustConfig):
     """Settings of ANPrompt; the values here are those of the `anprompt` preset.
 
     Attributes:
@@ -58,6 +60,7 @@ class ANPromptConfig(MethodConfig):
         similarity_weight: lam, of both similarity losses.
         wa_weight: of the WALoss (1 in the paper).
         logit_scale: tau; 0 means the backbone's own.
+        noise_jitter: length of the fresh noise that is added to the noise prompts in every training step.
     """
 
     n_tokens: int = 5
@@ -78,8 +81,12 @@ class ANPromptConfig(MethodConfig):
     similarity_weight: float = 2.0
     wa_weight: float = 1.0
     logit_scale: float = 0.0
+    noise_jitter: float = 0.0
+
+    later: ClassVar[tuple[str, ...]] = (*RobustConfig.later, "noise_jitter")
 
     def __post_init__(self) -> None:
+        self.check_robust("ANPrompt")
         if self.noise_tokens not in ("clustered", "learned"):
             raise choices("noise_tokens", self.noise_tokens, ["clustered", "learned"])
         if self.noisy not in ("perturbed", "descriptions"):
@@ -121,6 +128,10 @@ class ANPrompt(Method[ANPromptConfig]):
         self.projection_down = nn.Parameter(linear_init(dims.vision_width, c.projection_rank, generator))
         self.projection_up = nn.Parameter(torch.zeros(c.projection_rank, dims.embed))
         self._weak: Tensor | None = None
+        self._jitter: Tensor | None = None
+        self.perturbed = Perturbed(self, c)
+        if c.frozen_share:
+            self.reads = "both"  # type: ignore[misc]  # frozen features are asked for too
 
     # --- noise ----------------------------------------------------------------------------------
     def start(self) -> None:
@@ -155,23 +166,35 @@ class ANPrompt(Method[ANPromptConfig]):
         known = self.described(name)
         return [known[i % len(known)] for i in range(c.draws)]
 
+    def jitter(self, step: int) -> None:
+        """Fresh weak noise on the noise prompts for one step; the same for a step of the same number and seed."""
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "jitter", step) % 2**63)
+        fresh = unit(torch.randn(self.noise_prompts.shape, generator=generator)).to(self.noise_prompts)
+        self._jitter = self.config.noise_jitter * fresh
+
+    @property
+    def noise_tokens(self) -> Tensor:
+        """The noise prompts N, with a step's fresh noise while training."""
+        return self.noise_prompts if self._jitter is None else self.noise_prompts + self._jitter
+
     # --- prompts --------------------------------------------------------------------------------
     def text_prompts(self) -> Tensor:
         """Anti-noise prompts of the text tower, `A_l R + c B_l N`, [blocks, K, D_t]."""
         prompts = self.text_tokens(self.tokens)
         if self.config.noise_tokens == "clustered":
-            prompts = prompts + self.config.noise_scale * self.text_noise(self.noise_prompts)
+            prompts = prompts + self.config.noise_scale * self.text_noise(self.noise_tokens)
         return prompts
 
     def vision_prompts(self) -> Tensor:
         """Anti-noise prompts of the vision tower, `(W + U_l V_l) R + b_l + c B'_l N`, [blocks, K, D_v]."""
-        noise = self.noise_prompts if self.config.noise_tokens == "clustered" else self.second_tokens
+        noise = self.noise_tokens if self.config.noise_tokens == "clustered" else self.second_tokens
         return self.vision_tokens(self.tokens) + self.config.noise_scale * self.vision_noise(noise)
 
     # --- features -------------------------------------------------------------------------------
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_prompts()), self.first_block)
-        return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}
+        text = unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))
+        return {"text": text, "frozen": bank.frozen} if self.config.frozen_share else {"text": text}
 
     def image_features(self, vision: Vision) -> tuple[Tensor, Tensor]:
         """Unit image features f and unit NRVPP p, both [B, E]."""
@@ -198,8 +221,11 @@ class ANPrompt(Method[ANPromptConfig]):
         """
         c, tau = self.config, self.logit_scale
         weak = self.weak_bank()
+        if c.noise_jitter:
+            self.jitter(step)
         text = self.encode_classes(bank)["text"]
         image, prototype = self.image_features(vision)
+        self._jitter = None
         z, z_rep = tau * image @ text.T, tau * prototype @ text.T
         z_weak = tau * prototype @ weak[step % len(weak)].T
         return {
@@ -208,13 +234,14 @@ class ANPrompt(Method[ANPromptConfig]):
             "sim_image": c.similarity_weight * cosine_alignment(image, vision.frozen),
             "sim_text": c.similarity_weight * cosine_alignment(text, bank.frozen),
             "wa": c.wa_weight * wa_loss(z_weak, z, gather(z)),
+            **live_parts(self.perturbed, step, image, z, labels, bank.frozen),
         }
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `s z + (1 - s) z_rep`."""
+        c, tau = self.config, self.logit_scale
         image, prototype = self.image_features(vision)
-        z = self.logit_scale * image @ text["text"].T
-        if head == "unseen":
-            return z
-        s = self.config.head_weight
-        return s * z + (1 - s) * self.logit_scale * prototype @ text["text"].T
+        z = tau * image @ text["text"].T
+        if head == "trained" or c.fused_unseen:
+            z = c.head_weight * z + (1 - c.head_weight) * tau * prototype @ text["text"].T
+        return with_frozen(z, tau, c.frozen_share, vision.frozen, text.get("frozen"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,14 @@ from anprompt.errors import UserError, choices
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """Base of the methods' typed configs; each checks its own values in `__post_init__`."""
+    """Base of the methods' typed configs; each checks its own values in `__post_init__`.
+
+    Attributes:
+        later: settings that came later. `to_dict` leaves them out at their defaults, so that the keys of records,
+            adapters and states from before stay what they were.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MethodConfig:
@@ -31,7 +38,9 @@ class MethodConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for config.json."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.later or v != defaults[k]}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 # Counts (epochs, tokens, widths) beyond this only fill memory or never end; seeds and batches may be any number.

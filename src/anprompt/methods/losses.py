@@ -38,3 +38,9 @@ def logit_kl(logits_frozen: Tensor, logits: Tensor) -> Tensor:
     """`sum KL(softmax(z_frozen) || softmax(z)) / numel(z)`, both [B, C] and scaled (PromptSRC, L_SCL of logits)."""
     log_p, log_q = F.log_softmax(logits_frozen, dim=-1), F.log_softmax(logits, dim=-1)
     return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / logits.numel()
+
+
+def consistency_kl(logits_clean: Tensor, logits_noisy: Tensor) -> Tensor:
+    """`KL(softmax(z_clean) || softmax(z_noisy))` per image, both [B, C] and scaled -> scalar: noise changes no prediction."""
+    log_p, log_q = F.log_softmax(logits_clean, dim=-1), F.log_softmax(logits_noisy, dim=-1)
+    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)

@@ -22,11 +22,12 @@ from anprompt.errors import UserError
 from anprompt.methods.base import Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.layers import BlockLinear, prompted_blocks
 from anprompt.methods.losses import cosine_alignment
+from anprompt.methods.robust import Perturbed, RobustConfig, live_parts, with_frozen
 from anprompt.prompting.prompts import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
 
 
 @dataclass(frozen=True)
-class MMRLConfig(MethodConfig):
+class MMRLConfig(RobustConfig):
     """Settings of MMRL.
 
     Attributes:
@@ -47,6 +48,7 @@ class MMRLConfig(MethodConfig):
     logit_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        self.check_robust("MMRL")
         for key in ("n_tokens", "token_width"):
             if getattr(self, key) < 1:
                 raise UserError(f"MMRL: {key} must be at least 1, not {getattr(self, key)}.")
@@ -71,6 +73,9 @@ class MMRL(Method[MMRLConfig]):
         depths = (dims.text_depth, dims.vision_depth)
         self.first_block, last = prompted_blocks(c.first_block, c.last_block, depths)
         self.tokens = nn.Parameter(0.02 * torch.randn(c.n_tokens, c.token_width, generator=generator))
+        self.perturbed = Perturbed(self, c)
+        if c.frozen_share:
+            self.reads = "both"  # type: ignore[misc]  # frozen features are asked for too
         self.add_projections(last - self.first_block + 1, generator)
 
     def add_projections(self, blocks: int, g: torch.Generator) -> None:
@@ -87,7 +92,8 @@ class MMRL(Method[MMRLConfig]):
     # --- features -------------------------------------------------------------------------------
     def encode_classes(self, bank: ClassBank) -> TextState:
         hook = DeepTokens(list(self.text_tokens(self.tokens)), self.first_block, self.beta)
-        return {"text": unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))}
+        text = unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))
+        return {"text": text, "frozen": bank.frozen} if self.config.frozen_share else {"text": text}
 
     def image_features(self, vision: Vision) -> tuple[Tensor, Tensor]:
         """Unit class-token features f and unit token features p, both [B, E]."""
@@ -113,13 +119,14 @@ class MMRL(Method[MMRLConfig]):
             "ce_rep": (1 - c.head_weight) * F.cross_entropy(z_rep, labels),
             "sim_image": c.similarity_weight * cosine_alignment(image, vision.frozen),
             "sim_text": c.similarity_weight * cosine_alignment(text, bank.frozen),
+            **live_parts(self.perturbed, step, image, z, labels, bank.frozen),
         }
 
     def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `a z + (1 - a) z_rep`."""
+        c, tau = self.config, self.logit_scale
         image, tokens = self.image_features(vision)
-        z = self.logit_scale * image @ text["text"].T
-        if head == "unseen":
-            return z
-        a = self.config.head_weight
-        return a * z + (1 - a) * self.logit_scale * tokens @ text["text"].T
+        z = tau * image @ text["text"].T
+        if head == "trained" or c.fused_unseen:
+            z = c.head_weight * z + (1 - c.head_weight) * tau * tokens @ text["text"].T
+        return with_frozen(z, tau, c.frozen_share, vision.frozen, text.get("frozen"))

@@ -117,10 +117,10 @@ class Vision:
 
 @torch.no_grad()
 def class_bank(
-    backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str], first: int
+    backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str], first: int, cut: bool = False
 ) -> ClassBank:
-    """Text trunk and frozen features of one sentence per class, split before block `first`."""
-    tokens = backbone.complete(backbone.tokenize(sentences))
+    """Text trunk and frozen features of one sentence per class, split before block `first`; `cut` as in `tokenize`."""
+    tokens = backbone.complete(backbone.tokenize(sentences, cut))
     if not backbone.causal_text:
         return _whole_bank(backbone, classnames, tokens, first)
     packing = pack(tokens)

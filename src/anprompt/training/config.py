@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import MethodConfig
+from anprompt.noise.weak_image import weak_image_noise
 from anprompt.prompting.compute import PRECISIONS
 
 OPTIMIZERS = ("adamw", "sgd")
 TRUNK_PRECISIONS = ("full", "bf16")
+TARGETS = ("clean", "noisy")
 LEAST = {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "seed": 0, "views": 0, "view_seed": -1}
-_LATER = ("views", "view_seed", "trunk_precision")  # left out of `to_dict` at their defaults: see there
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class TrainConfig(MethodConfig):
             Default -1.
         trunk_precision: "full", or "bf16": the trunk activations of training views are rounded to bf16, with or
             without a view bank, which then needs half the space. Default "full".
+        image_noise: float in 0..1, share of training views with weak noise (`anprompt.noise.weak_image`). Default 0.
+        image_noise_families: list of families of image noise; empty takes gaussian_noise, defocus_blur and contrast.
+            Default empty.
+        image_noise_severity: int in 1..5, the largest severity; each noisy view has a random one up to it. Default 3.
+        image_noise_target: "clean" or "noisy": whose frozen features the losses compare a noisy view with. Default
+            "clean".
     """
 
     optimizer: str = "adamw"
@@ -62,6 +68,15 @@ class TrainConfig(MethodConfig):
     views: int = 0
     view_seed: int = -1
     trunk_precision: str = "full"
+    image_noise: float = 0.0
+    image_noise_families: tuple[str, ...] = ()
+    image_noise_severity: int = 3
+    image_noise_target: str = "clean"
+
+    later: ClassVar[tuple[str, ...]] = (
+        "views", "view_seed", "trunk_precision", "image_noise", "image_noise_families", "image_noise_severity",
+        "image_noise_target",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -70,6 +85,9 @@ class TrainConfig(MethodConfig):
             raise choices("precision", self.precision, PRECISIONS)
         if self.trunk_precision not in TRUNK_PRECISIONS:
             raise choices("trunk_precision", self.trunk_precision, TRUNK_PRECISIONS)
+        if self.image_noise_target not in TARGETS:
+            raise choices("image_noise_target", self.image_noise_target, TARGETS)
+        weak_image_noise(self.image_noise, self.image_noise_families, self.image_noise_severity)
         for key, least in LEAST.items():
             if getattr(self, key) < least:
                 raise UserError(f"Training: {key} must be at least {least}, not {getattr(self, key)}.")
@@ -82,12 +100,6 @@ class TrainConfig(MethodConfig):
             raise UserError(
                 f"Training: crop_scale must be two numbers 0 < low <= high <= 1, not {self.crop_scale}."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values. Settings that came later appear only where they are set, so that the keys of
-        records, adapters and states from before stay what they were."""
-        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
-        return {k: v for k, v in super().to_dict().items() if k not in _LATER or v != defaults[k]}
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch `epoch` (from 0): constant warm-up, then cosine over all epochs."""

@@ -130,7 +130,7 @@ def _cached(
     """Seconds of a step whose views are in the bank, and how many steps have theirs there."""
     if bank is None:
         return _mean(times), 0
-    looks = Looks(method, views, config.precision, config.trunk_precision, bank)
+    looks = Looks(method, views, config.precision, config.trunk_precision, bank, config.image_noise_target)
     batch = epoch_order(len(views), config.batch_size, config.seed, 0)[0]
     before = clock()
     for _ in range(3):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from anprompt.methods.base import Method
+from anprompt.methods.base import Method, Parts
 from anprompt.prompting.compute import autocast
 from anprompt.prompting.prompts import Vision
 from anprompt.training.feature_cache import Rows, ViewBank
@@ -32,18 +32,20 @@ class Looks:
         precision: of the autocast, "fp32", "bf16" or "fp16".
         trunk_precision: "full", or "bf16" to round the trunk activations.
         bank: None computes every look; so do views without `view_keys`.
+        target: whether frozen features are those of the "noisy" or of the "clean" view, where views are disturbed.
     """
 
     def __init__(
         self, method: Method, views: TrainViews, precision: str = "fp32", trunk_precision: str = "full",
-        bank: ViewBank | None = None,
+        bank: ViewBank | None = None, target: str = "clean",
     ) -> None:  # fmt: skip
         self.method, self.views, self.precision = method, views, precision
         self.rounded = trunk_precision == "bf16"
         self.device = method.backbone.device
+        self.apart = getattr(views, "change", None) is not None and target == "clean"
         self.rows: Rows | None = None
         if bank is not None and hasattr(views, "view_keys"):
-            self.rows = bank.open(space_of(method, precision, trunk_precision))
+            self.rows = bank.open({**space_of(method, precision, trunk_precision), **({"target": target} if self.apart else {})})
 
     def batch(self, indices: Tensor, epoch: int) -> Vision:
         """What the frozen encoder makes of these views in this epoch, from the bank where it has them all."""
@@ -54,19 +56,25 @@ class Looks:
         else:
             # The whole batch, though the bank may have some of it: the products of a smaller one would
             # round differently.
-            vision = self.compute(self.views.train_batch(indices, epoch))
+            vision = self._both(indices, epoch) if self.apart else self.compute(self.views.train_batch(indices, epoch))
             if self.rows is not None and (tensors := _rows_of(vision, len(indices))):
                 self.rows.put(keys, tensors)
         if self.rounded:
             vision = dataclasses.replace(vision, trunk=vision.trunk.to(self.method.backbone.dtype))
         return vision
 
-    def compute(self, pixels: Tensor) -> Vision:
-        """Normalised pixels [B, 3, H, W] -> what is kept of them."""
+    def _both(self, indices: Tensor, epoch: int) -> Vision:
+        """The trunk's activations of disturbed views with the frozen features of the same views undisturbed."""
+        noisy = self.compute(self.views.train_batch(indices, epoch), parts="trunk")
+        clean = self.views.train_batch(indices, epoch, undisturbed=True)  # type: ignore[call-arg]
+        return dataclasses.replace(noisy, frozen=self.compute(clean, parts="frozen").frozen)
+
+    def compute(self, pixels: Tensor, **asked: Parts) -> Vision:
+        """Normalised pixels [B, 3, H, W] -> what is kept of them; `asked` goes to `Method.image_state`."""
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()  # or the copy would wait
         with autocast(self.device, self.precision):
-            vision = self.method.image_state(pixels.to(self.device, self.method.backbone.dtype, non_blocking=True))
+            vision = self.method.image_state(pixels.to(self.device, self.method.backbone.dtype, non_blocking=True), **asked)
         return dataclasses.replace(vision, trunk=vision.trunk.to(torch.bfloat16)) if self.rounded else vision
 
     def flush(self) -> None:

@@ -204,7 +204,7 @@ class Run:
         if self.team:
             self.team.copy_first(method)
         self.log.resumed_from = len(self.log.epochs)
-        self.looks = Looks(method, self.views, config.precision, config.trunk_precision, bank)
+        self.looks = Looks(method, self.views, config.precision, config.trunk_precision, bank, config.image_noise_target)
         self.labels = self.views.labels.to(self.device)
         method.train()
 
