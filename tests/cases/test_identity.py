@@ -108,7 +108,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def counted(monkeypatch) -> list[str]:
     read: list[str] = []
     whole = identity._read
-    monkeypatch.setattr(identity, "_read", lambda path, grey: read.append(path) or whole(path, grey))
+    monkeypatch.setattr(identity, "_read", lambda path, small: read.append(path) or whole(path, small))
     return read
 
 
@@ -162,7 +162,7 @@ def test_a_cache_that_cannot_be_used_is_no_error(tmp_path, cache, place, monkeyp
     else:
         monkeypatch.setattr(identity, "_BUSY_S", 0.05)
         contents(paths[:1])
-        holder = sqlite3.connect(cache / "images-1.sqlite", isolation_level=None)
+        holder = sqlite3.connect(cache / "images-2.sqlite", isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
     assert contents(paths) == right
 

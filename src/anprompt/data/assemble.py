@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anprompt.data.copies import copy_warnings
+from anprompt.data.copies import copy_warnings, learn
 from anprompt.data.division import complete_parts
 from anprompt.data.images import check_picture, read_item, shown
 from anprompt.data.names import check_classnames, class_key
@@ -82,6 +82,7 @@ def assemble(
     for label, raw in enumerate(raw_names):
         for file in usable[raw]:
             made[file.part or "train"].append(Item(file.path, label, names[label], file.domain))
+    learn([file.path for rows in usable.values() for file in rows])
     divided = not any(file.part for rows in usable.values() for file in rows)
     full, warnings = (complete_parts(made), []) if divided else given_parts(made)
     reading = Reading(

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from anprompt.data.copies import content_where_sizes_meet
-from anprompt.data.identity import alike
+from anprompt.data.look_alikes import alike
 from anprompt.data.names import class_key
 from anprompt.data.types import Item
 

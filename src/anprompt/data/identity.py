@@ -1,4 +1,4 @@
-"""What an image is: the hash of its file's bytes, and a small grey copy by which re-encoded copies are found.
+"""What an image is: the hash of its file's bytes, and a small copy by which `look_alikes` finds re-encoded ones.
 
 Names say nothing: a replaced file is another image, a moved one is the same. Every file is read once; what
 was learned of it is kept in a small database of the user's (`cache_file`) under its path, and holds as long
@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from anprompt.data.images import decode_picture
 from anprompt.data.types import Item
@@ -33,15 +33,15 @@ except ImportError:  # a Python built without it keeps nothing between runs
 
 log = logging.getLogger("anprompt")
 
-SIDE = 16  # of the grey copy
-MOST_APART = 12  # grey levels between two encodings of one image: 11 at most, of 2,500 made of three real data sets
-_LARGE = 256 * 2**20  # bytes; a larger file is hashed piece by piece and has no grey copy
+SIDE, COLOUR_SIDE = 24, 4  # of the small copy: its grey levels, and its two planes of colour
+SMALL_BYTES = 8 + SIDE**2 + 2 * COLOUR_SIDE**2
+_LARGE = 256 * 2**20  # bytes; a larger file is hashed piece by piece and has no small copy
 _REMEMBERED = 200_000  # files whose hashes stay in memory
 _READERS = 8  # threads: on a network drive most of the time is waiting
 _MANY = 500  # paths that one question to the database may hold
 _BUSY_S = 2.0
 _TABLE = (
-    "CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, mark TEXT NOT NULL, content BLOB NOT NULL, grey BLOB)"
+    "CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, mark TEXT NOT NULL, content BLOB NOT NULL, small BLOB)"
     " WITHOUT ROWID"
 )
 
@@ -52,12 +52,13 @@ class Known:
 
     Attributes:
         content: sha256 of its bytes, in hexadecimal.
-        grey: `SIDE` x `SIDE` grey levels of the whole image, row by row; empty where it can't be decoded; None
-            where nobody asked.
+        small: the upright image's width and height (4 bytes each), `SIDE` x `SIDE` grey levels of the whole of it,
+            and `COLOUR_SIDE` x `COLOUR_SIDE` levels of blue and of red against the grey; empty where it can't be
+            decoded; None where nobody asked.
     """
 
     content: str
-    grey: bytes | None = None
+    small: bytes | None = None
 
 
 _memory: dict[str, tuple[str, Known]] = {}  # by absolute path: the file's mark, and what it was found to be
@@ -73,29 +74,19 @@ def contents(paths: Sequence[str]) -> list[str]:
     return [known.content if known else path for path, known in zip(paths, look_up(paths))]
 
 
-def alike(one: str, other: str) -> bool:
-    """Whether two images show the same, re-encoded or resized; also where one of them is no file to look at."""
-    first, second = look_up([one, other], grey=True)
-    if first is None or second is None or first.content == second.content:
-        return True
-    if not first.grey or not second.grey:
-        return False
-    return max(abs(a - b) for a, b in zip(first.grey, second.grey)) <= MOST_APART
-
-
-def look_up(paths: Sequence[str], *, grey: bool = False) -> list[Known | None]:
+def look_up(paths: Sequence[str], *, small: bool = False) -> list[Known | None]:
     """What is known of each file, read only if it is new or has changed.
 
     Args:
         paths: of files; anything else gives None.
-        grey: also the grey copies, for which a file is decoded (JPEG at a fraction of its size).
+        small: also the small copies, for which a file is decoded (JPEG at a fraction of its size).
     """
     marks = {path: mark for path in dict.fromkeys(paths) if (mark := _mark(path))}
-    found = {path: known for path, mark in marks.items() if (known := _remembered(path, mark, grey))}
+    found = {path: known for path, mark in marks.items() if (known := _remembered(path, mark, small))}
     missing = [path for path in marks if path not in found]
     if missing:
-        cached = _cached(missing, marks, grey)
-        read = _read_all([path for path in missing if path not in cached], grey)
+        cached = _cached(missing, marks, small)
+        read = _read_all([path for path in missing if path not in cached], small)
         _keep(read, marks)
         found |= cached | read
         if len(_memory) > _REMEMBERED:
@@ -105,9 +96,9 @@ def look_up(paths: Sequence[str], *, grey: bool = False) -> list[Known | None]:
     return [found.get(path) for path in paths]
 
 
-def _remembered(path: str, mark: str, grey: bool) -> Known | None:
+def _remembered(path: str, mark: str, small: bool) -> Known | None:
     known = _memory.get(_place(path))
-    return known[1] if known and known[0] == mark and (known[1].grey is not None or not grey) else None
+    return known[1] if known and known[0] == mark and (known[1].small is not None or not small) else None
 
 
 def _place(path: str) -> str:
@@ -137,52 +128,70 @@ def _settled(mark: str) -> bool:
 
 
 # --- reading --------------------------------------------------------------------------------------
-def _read_all(paths: Sequence[str], grey: bool) -> dict[str, Known]:
+def _read_all(paths: Sequence[str], small: bool) -> dict[str, Known]:
     """Hashes of files, read side by side; a file that can't be read is left out."""
     if len(paths) < _READERS:
-        read = [_read(path, grey) for path in paths]
+        read = [_read(path, small) for path in paths]
     else:
         log.info("reading %d images to know them by their content", len(paths))
         with ThreadPoolExecutor(_READERS) as pool:
-            read = list(pool.map(lambda path: _read(path, grey), paths))
+            read = list(pool.map(lambda path: _read(path, small), paths))
     return {path: known for path, known in zip(paths, read) if known}
 
 
-def _read(path: str, grey: bool) -> Known | None:
+def _read(path: str, small: bool) -> Known | None:
     try:
         if os.path.getsize(path) > _LARGE:
-            return Known(file_hash(Path(path)), b"" if grey else None)
+            return Known(file_hash(Path(path)), b"" if small else None)
         data = Path(path).read_bytes()
     except OSError:
         return None
-    return Known(hashlib.sha256(data).hexdigest(), _grey(data, path) if grey else None)
+    return Known(hashlib.sha256(data).hexdigest(), _small(data, path) if small else None)
 
 
-def _grey(data: bytes, name: str) -> bytes:
-    """The whole image at `SIDE` x `SIDE` grey levels, upright; empty where it can't be decoded."""
+def _small(data: bytes, name: str) -> bytes:
+    """The small copy of an image, upright; empty where it can't be decoded."""
     try:
-        image, box = _decoded_small(data, name)
-        small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
-        return ImageOps.exif_transpose(small).tobytes()
+        image, (width, height), box = _decoded_small(data, name)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if turned in (5, 6, 7, 8):
+            width, height = height, width
+        levels = (image if image.mode in ("L", "RGB", "YCbCr") else image.convert("RGB")).convert("YCbCr")
+        grey = levels.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box).getchannel("Y")
+        colours = levels.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BILINEAR, box=box).split()[1:]
+        upright = [_turned(plane, turned).tobytes() for plane in (grey, *colours)]
+        return b"".join((width.to_bytes(4, "big"), height.to_bytes(4, "big"), *upright))
     except Exception as error:  # an image that can't be decoded is told where it is used
-        log.debug("no grey copy of %s: %s", name, error)
+        log.debug("no small copy of %s: %s", name, error)
         return b""
 
 
-def _decoded_small(data: bytes, name: str) -> tuple[Image.Image, tuple[float, float, float, float] | None]:
-    """An image, and which part of it is the picture: a JPEG decoded at a fraction of its size has a rim."""
+def _turned(plane: Image.Image, orientation: int) -> Image.Image:
+    ways = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
+            7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
+    way = ways.get(orientation)
+    return plane.transpose(Image.Transpose[way]) if way else plane
+
+
+def _decoded_small(
+    data: bytes, name: str
+) -> tuple[Image.Image, tuple[int, int], tuple[float, float, float, float] | None]:
+    """An image, its full size, and which part of it is the picture: a JPEG decoded small has a rim."""
     if data.startswith(b"\xff\xd8"):
         image = Image.open(io.BytesIO(data), formats=("JPEG", "MPO"))
-        drafted = image.draft("L", (4 * SIDE, 4 * SIDE)) if image.mode in ("L", "RGB") else None
-        return image, drafted[1] if drafted else None
-    return decode_picture(data, name), None
+        size = image.size
+        mode = {"L": "L", "RGB": "YCbCr"}.get(image.mode)
+        drafted = image.draft(mode, (4 * SIDE, 4 * SIDE)) if mode else None
+        return image, size, drafted[1] if drafted else None
+    whole = decode_picture(data, name)
+    return whole, whole.size, None
 
 
 # --- the database ---------------------------------------------------------------------------------
 def cache_file() -> Path | None:
-    """Where hashes are kept between runs: `images-1.sqlite` in the cache folder; None where there is no place."""
+    """Where hashes are kept between runs: `images-2.sqlite` in the cache folder; None where there is no place."""
     folder = cache_folder()
-    return folder / "images-1.sqlite" if folder and sqlite3 else None
+    return folder / "images-2.sqlite" if folder and sqlite3 else None
 
 
 def _with_database(work: Callable[[sqlite3.Connection], None], *, make: bool = False) -> None:
@@ -212,7 +221,7 @@ def _with_database(work: Callable[[sqlite3.Connection], None], *, make: bool = F
                 connection.close()
 
 
-def _cached(paths: Sequence[str], marks: dict[str, str], grey: bool) -> dict[str, Known]:
+def _cached(paths: Sequence[str], marks: dict[str, str], small: bool) -> dict[str, Known]:
     """What the database knows of files as they are now."""
     found: dict[str, Known] = {}
     by_place = {os.fsencode(_place(path)): path for path in paths}
@@ -221,12 +230,12 @@ def _cached(paths: Sequence[str], marks: dict[str, str], grey: bool) -> dict[str
     def ask(connection: sqlite3.Connection) -> None:
         for start in range(0, len(places), _MANY):
             asked = places[start : start + _MANY]
-            question = f"SELECT path, mark, content, grey FROM images WHERE path IN ({','.join('?' * len(asked))})"
-            for place, mark, content, small in connection.execute(question, asked):
+            question = f"SELECT path, mark, content, small FROM images WHERE path IN ({','.join('?' * len(asked))})"
+            for place, mark, content, copy in connection.execute(question, asked):
                 path = by_place[place]
-                sound = _of_length(content, 32) and (small is None or _of_length(small, 0, SIDE**2))
-                if mark == marks[path] and sound and (small is not None or not grey):
-                    found[path] = Known(content.hex(), small)
+                sound = _of_length(content, 32) and (copy is None or _of_length(copy, 0, SMALL_BYTES))
+                if mark == marks[path] and sound and (copy is not None or not small):
+                    found[path] = Known(content.hex(), copy)
 
     _with_database(ask)
     return found
@@ -239,7 +248,7 @@ def _of_length(value: object, *lengths: int) -> bool:
 def _keep(read: dict[str, Known], marks: dict[str, str]) -> None:
     """Write what was read; a file that changed just now is left out, as its next change might not show."""
     rows = [
-        (os.fsencode(_place(path)), marks[path], bytes.fromhex(known.content), known.grey)
+        (os.fsencode(_place(path)), marks[path], bytes.fromhex(known.content), known.small)
         for path, known in read.items()
         if _settled(marks[path]) and _mark(path) == marks[path]
     ]
