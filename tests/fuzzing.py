@@ -36,8 +36,9 @@ from anprompt.errors import UserError
 from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.records import read_records
 from anprompt.methods import check_template, method_class, methods, parse_preset
-from anprompt.training.job import read_descriptions, split_settings
+from anprompt.training.descriptions import read_descriptions
 from anprompt.training.loop import TrainConfig, TrainLog
+from anprompt.training.settings import split_settings
 from anprompt.training.state import FILE, load_state, save_state
 from anprompt.utils.files import read_tensors
 

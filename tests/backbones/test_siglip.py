@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import anprompt.methods
 from anprompt.adapters.adapter import load_adapter, save_adapter
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.siglip import HFSiglip
 from anprompt.errors import UserError
-from anprompt.methods import Classifier, Method, build_method, methods
+from anprompt.methods import Classifier, Method, build_method, create_method, methods
 from anprompt.methods.zeroshot import ZeroShot
 from anprompt.prompting.prompts import ENGINES
 from anprompt.training.loop import TrainConfig, make_optimizer
@@ -250,14 +249,12 @@ def test_context_takes_the_places_of_words(position: str, siglip: HFSiglip) -> N
     ("need", "words"), [("causal_text", "causal attention"), ("class_token", "class token")]
 )
 def test_a_method_says_what_it_needs(
-    need: str, words: str, siglip: HFSiglip, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    need: str, words: str, siglip: HFSiglip, tiny_backbone: Backbone
 ) -> None:
     needy = type("Needy", (ZeroShot,), {"name": "needy", "needs": (need,)})
-    known = {**methods(), "needy": needy}
-    monkeypatch.setattr(anprompt.methods, "methods", lambda: known)
-    assert build_method("needy", tiny_backbone, NAMES).trained_classnames == tuple(NAMES)
+    assert create_method(needy, tiny_backbone, NAMES).trained_classnames == tuple(NAMES)
     with pytest.raises(UserError, match=f"'needy' needs .*{words}.* does not have"):
-        build_method("needy", siglip, NAMES)
+        create_method(needy, siglip, NAMES)
 
 
 def test_an_adapter_of_other_weights_is_refused(

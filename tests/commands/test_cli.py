@@ -297,3 +297,12 @@ def test_repeated_warnings_are_counted(capsys: pytest.CaptureFixture[str]) -> No
     terminal.quiet_libraries(verbose=False, quiet=True)
     log.warning("left out: %s", 1)
     assert capsys.readouterr().err == ""
+
+
+def test_the_recipe_is_chosen_and_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ["fit", "--data", "embedded:sky", "--method", "coop", "--shots", "1", "--epochs", "1", "--device", "cpu"]
+    assert main([*command, "--recipe", "few-shot", "--out", str(tmp_path / "a")]) == 0
+    assert "1 epochs (few-shot recipe)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a/config.json").read_text())["settings"]["n_context"] == 16
+    assert main([*command, "--recipe", "few-shots"]) == 2
+    assert "Did you mean 'few-shot'?" in capsys.readouterr().err

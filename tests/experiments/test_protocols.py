@@ -26,7 +26,8 @@ from anprompt.experiments import Event, Lab, RunSpec
 from anprompt.experiments.records import dataset_hash, finished, predicted, record_path
 from anprompt.experiments.runners.local import default_jobs, grouped, run_parallel
 from anprompt.experiments.sweep import plan, run_all
-from anprompt.methods import build_method
+from anprompt.methods import create_method
+from anprompt.methods.registry import registered
 from anprompt.training.frozen_features import Looks
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
@@ -133,7 +134,7 @@ def test_noise_is_a_function_of_the_picture() -> None:
 
 
 def test_noisy_names_reach_the_text_encoder(tiny_backbone) -> None:
-    method = build_method("zeroshot", tiny_backbone, ["tabby cat", "red fox"])
+    method = create_method("zeroshot", tiny_backbone, ["tabby cat", "red fox"])
     typo = Condition.parse("text:typo:3")
     assert typo.names(["tabby cat"]) != ["tabby cat"] and typo.names(["tabby cat"]) == typo.names(
         ["tabby cat"]
@@ -163,11 +164,8 @@ def test_plan_runs_untrained_methods_once() -> None:
 def test_a_third_party_method_says_itself_that_it_has_nothing_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = type("Frozen", (methods.ZeroShot,), {"name": "frozen"})
     trained = type("Trained", (methods.CoOp,), {"name": "trained"})
-    known = {**methods.methods(), "frozen": frozen, "trained": trained}
-    monkeypatch.setattr(methods, "methods", lambda: known)
-    monkeypatch.setattr(
-        "anprompt.experiments.sweep.preset", lambda name: methods.Preset(name, name)
-    )
+    known = {**registered(), "frozen": frozen, "trained": trained}
+    monkeypatch.setattr("anprompt.methods.registry.registered", lambda: known)
     specs = plan(["embedded:a"], ["frozen", "trained"], [1, 2], shots=4)
     assert [(s.method, s.seed) for s in specs] == [("frozen", 1), ("trained", 1), ("trained", 2)]
 

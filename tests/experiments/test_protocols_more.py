@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from anprompt import experiments as protocols
+from anprompt.backbones import Backbone
 from anprompt.commands import bench
 from anprompt.data.sources import open_dataset
 from anprompt.data.splits import subset_classes
@@ -30,6 +31,7 @@ from anprompt.methods import Classifier, build_method
 from anprompt.methods.templates import IMAGENET_TEMPLATES
 from anprompt.noise.text import PHRASINGS
 from anprompt.tables import sheets
+from anprompt.training.job import plan as plan_job
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
 QUICKLY = (("batch_size", 4), ("epochs", 1), ("lr", 0.01))
@@ -167,7 +169,7 @@ def test_sharing_changes_no_answer(spec: RunSpec, lab: Lab, method: str) -> None
     for _ in range(2):  # the second time from the shelf
         metrics = run_protocol(noisy, lab)["metrics"]
     backbone, data = lab.backbone(noisy), lab.dataset(noisy)
-    kept = steps.trained(noisy, lab, "base", None, protocols.silent).method
+    kept = steps.trained(noisy, lab, lab.job(noisy), None, protocols.silent).method
     for name in NOISY:
         condition = Condition.parse(name)
         for half in ("base", "new"):
@@ -179,6 +181,36 @@ def test_sharing_changes_no_answer(spec: RunSpec, lab: Lab, method: str) -> None
             assert predicted(entry) == found.predictions.tolist() and entry["head"] == found.head
             assert labels(entry) == found.labels.tolist()
             assert entry["confidence"] == pytest.approx(100 * float(found.confidences.mean()), abs=1e-3)
+
+
+def test_fit_and_bench_are_one_job(tiny_backbone: Backbone, photo_folder: Path) -> None:
+    """The same request has the same fingerprint and the same settings, whoever asks."""
+    context = Lab()
+    context.use("embedded", tiny_backbone)
+    run = RunSpec(str(photo_folder), "coop", shots=4, seed=2, train=QUICKLY, protocol="few-shot")
+    dataset = open_dataset(photo_folder)
+    asked = plan_job(dataset, tiny_backbone, method="coop", shots=4, seed=2, train=dict(QUICKLY), recipe="few-shot")
+    job = context.job(run)
+    assert job.key == asked.key and job.resolved == asked.resolved
+    other = plan_job(dataset, tiny_backbone, method="coop", shots=4, seed=2, train=dict(QUICKLY))
+    assert other.settings != asked.settings  # the recipe of few shots has 16 context tokens
+
+
+def test_a_class_without_training_images_is_neither_trained_nor_tested(
+    lab: Lab, photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ["path,label,split"]
+    for name in sorted(path.name for path in photo_folder.iterdir()):
+        parts = ["train"] * 4 + ["test"] * 4 if name != "green square" else ["test"] * 8
+        lines += [f"{photo_folder / name / f'{number}.png'},{name},{part}" for number, part in enumerate(parts)]
+    table = tmp_path / "images.csv"
+    table.write_text("\n".join(lines))
+    record = run_protocol(RunSpec(str(table), "coop", protocol="few-shot", shots=2, train=QUICKLY), lab)
+    entry = record["metrics"]["all"]
+    assert entry["head"] == "trained" and list(entry["per_class"]) == ["blue_square", "red_square", "yellow square"]
+    assert entry["pictures"] == 12 and "without training images: green square" in caplog.text
+    untrained = run_protocol(RunSpec(str(table), "zeroshot", protocol="few-shot", shots=2), lab)
+    assert len(untrained["metrics"]["all"]["per_class"]) == 4
 
 
 def test_words_that_do_not_reach_a_method_change_nothing(spec: RunSpec, lab: Lab) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anprompt.training.forecast as module
+import anprompt.training.job as jobs
 import anprompt.training.loop as loop
 from anprompt.backbones import Backbone
 from anprompt.commands.main import main
@@ -66,7 +67,7 @@ def test_measured_under_a_fake_clock(
 ) -> None:
     clock = FakeClock()
     monkeypatch.setattr(module, "process_age", lambda: 5.0)
-    clock.slow(monkeypatch, module, "build_method", 2.0)
+    clock.slow(monkeypatch, jobs, "create_method", 2.0)
     clock.slow(monkeypatch, loop, "training_step", [7.0, 3.0])  # the first, the second, and 0.25 each from then on
     clock.slow(monkeypatch, module, "Classifier", 0.125)
     clock.slow(monkeypatch, module, "evaluate", 0.5)

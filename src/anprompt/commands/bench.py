@@ -312,27 +312,17 @@ def overrides(values: dict[str, Any], methods: Sequence[str]) -> dict[str, tuple
     Raises:
         UserError: none of the methods knows a key.
     """
-    from anprompt.training.job import split_settings
+    from anprompt.training.settings import has_setting, split_settings
 
-    found = {
-        name: split_settings(name, {k: v for k, v in values.items() if knows(name, k)}) for name in methods
-    }
     for key in values:
-        if not any(knows(name, key) for name in methods):
+        if not any(has_setting(name, key) for name in methods):
             split_settings(methods[-1], {key: values[key]})  # raises, and names the nearest
-    return {name: (pairs(settings), pairs(train)) for name, (settings, train) in found.items()}
-
-
-def knows(method: str, key: str) -> bool:
-    """Whether a method, or its training where it has one, has this setting."""
-    from anprompt.experiments.sweep import is_untrained
-    from anprompt.training.job import split_settings
-
-    try:
-        _, train = split_settings(method, {key: None})
-    except UserError:
-        return False
-    return not (train and is_untrained(method))
+            raise UserError(f"None of {', '.join(methods)} has the setting {key!r}: there is nothing to train.")
+    own: dict[str, tuple[Pairs, Pairs]] = {}
+    for name in methods:
+        settings, train = split_settings(name, {k: v for k, v in values.items() if has_setting(name, k)})
+        own[name] = pairs(settings), pairs(train)
+    return own
 
 
 def pairs(values: dict[str, Any]) -> Pairs:

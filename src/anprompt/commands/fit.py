@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone", default="embedded", metavar="NAME", help="embedded, a folder or a hub id"
     )
     parser.add_argument("--method", default="anprompt", metavar="NAME", help="see 'anprompt methods'")
+    parser.add_argument(
+        "--recipe", default="base-to-new", metavar="PROTOCOL",
+        help="the protocol whose training recipe of the preset holds, e.g. few-shot (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--shots", type=shots, default=16, metavar="N|all", help="pictures per class")
     parser.add_argument("--seed", type=whole(0), default=1, help="of draw, start, order and views")
     parser.add_argument("--out", default="adapter", metavar="DIR", help="where the adapter goes")
@@ -71,7 +75,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.methods import check_template
     from anprompt.prompting.process_group import on_first
     from anprompt.training.feature_cache import DiskBank
-    from anprompt.training.job import split_settings
+    from anprompt.training.settings import split_settings
     from anprompt.training.tensorboard import require_tensorboard
     from anprompt.utils.locks import hold
 
@@ -126,7 +130,7 @@ def _train(
     from anprompt.adapters.adapter import save_adapter
     from anprompt.commands._shared.training_progress import TrainingProgress
     from anprompt.training.job import run as tune
-    from anprompt.training.job import split_settings
+    from anprompt.training.settings import split_settings
     from anprompt.training.tensorboard import board
 
     out = Path(args.out)
@@ -167,28 +171,20 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(
-    args: argparse.Namespace, dataset: Dataset, backbone: Any, settings: Mapping, train: Mapping
+    args: argparse.Namespace, dataset: Dataset, backbone: Any, settings: Mapping[str, Any], train: Mapping[str, Any]
 ) -> Job:
-    from anprompt.methods import method_class, preset
-    from anprompt.training.job import plan, read_descriptions, wants_descriptions
+    from anprompt.experiments.protocols import protocol
+    from anprompt.training.descriptions import read_descriptions
+    from anprompt.training.job import plan
 
-    recipe = preset(args.method)
-    config = method_class(recipe.method).Config.from_dict({**recipe.settings, **settings})
-    descriptions: Mapping[str, Any] | None = None
-    if args.descriptions is not None:
-        descriptions = read_descriptions(args.descriptions)
-        if not wants_descriptions(config):
-            note_line(
-                f"method {args.method!r} reads no descriptions with these settings; they change nothing"
-            )
-    elif wants_descriptions(config) and args.data.startswith("embedded:"):
-        from anprompt.data.embedded import embedded_descriptions
-
-        descriptions = embedded_descriptions(args.data.partition(":")[2])
-    return plan(
+    descriptions = None if args.descriptions is None else read_descriptions(args.descriptions)
+    job = plan(
         dataset, backbone, method=args.method, shots=args.shots, seed=args.seed, classes=args.classes,
-        settings=settings, train=train, template=args.template, descriptions=descriptions,
+        settings=settings, train=train, template=args.template, descriptions=descriptions, recipe=protocol(args.recipe).recipe or args.recipe,
     )  # fmt: skip
+    if descriptions is not None and not job.resolved.reads_descriptions:
+        note_line(f"method {args.method!r} reads no descriptions with these settings; they change nothing")
+    return job
 
 
 # --- the folder -----------------------------------------------------------------------------------
@@ -247,7 +243,7 @@ def _announce(args: argparse.Namespace, job: Job, team: Team | None = None) -> N
     data = job.dataset
     say(
         f"{job.method} on {data.name}: {len(data.classnames)} classes, {len(data.train)} pictures, "
-        f"{job.train.epochs} epochs, backbone {job.backbone.id} on {job.backbone.device.type}"
+        f"{job.train.epochs} epochs ({args.recipe} recipe), backbone {job.backbone.id} on {job.backbone.device.type}"
         + (f", {team.size} processes" if team else "")
     )
     if (line := job.train.warmup_line()) and not args.verbose:  # else the log says so

@@ -64,6 +64,7 @@ def embedded_dataset(name: str) -> Dataset:
 
     return Dataset(name=name, classnames=tuple(row["name"] for row in rows), train=items("train", trained),
                    val=items("val", trained), test=items("test", list(styles)), read=read_embedded,
+                   describe=lambda: embedded_descriptions(name),
                    template=manifest()["template"], licence=LICENCE, citation="Unicode emoji drawn by " + ", ".join(
                        f"{row['author']} ({style})" for style, row in styles.items()))
 

@@ -41,6 +41,7 @@ class Dataset:
         read: opens an item as an RGB picture; raises `UserError` naming the file if it can't.
         template: a sentence with one `{}` for the class name.
         skipped: one line per file that was left out, with the reason.
+        describe: gives sentences about the classes, where the data come with some.
         reading: how a user's folder or table was understood; None for data sets known by name.
     """
 
@@ -56,3 +57,8 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     reading: Reading | None = None
     labels: tuple[str, ...] = ()
+    describe: Callable[[], dict[str, list[str]]] | None = field(default=None, compare=False)
+
+    def known_descriptions(self) -> dict[str, list[str]] | None:
+        """Sentences by class name that come with the data, for methods that read them; None where there are none."""
+        return self.describe() if self.describe else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 from anprompt.backbones import Backbone, load_backbone
@@ -15,12 +14,12 @@ from anprompt.errors import UserError
 from anprompt.evaluation.conditions import Condition
 from anprompt.evaluation.loaders import make_views
 from anprompt.experiments.cache import Shelf, default_budget
-from anprompt.experiments.protocols import Part
+from anprompt.experiments.protocols import Part, protocol
 from anprompt.experiments.spec import RunSpec
 from anprompt.experiments.test_images import Pictures
-from anprompt.methods import method_class, preset
+from anprompt.training.descriptions import match_descriptions, read_descriptions
 from anprompt.training.feature_cache import DiskBank
-from anprompt.training.job import match_descriptions, read_descriptions, wants_descriptions
+from anprompt.training.job import Job, plan
 
 KEPT_BYTES = 64 * 2**20  # of one part's pictures; larger parts are read anew each time
 
@@ -60,7 +59,8 @@ class Lab:
         key = name or spec.dataset, spec.root
         if key not in self._datasets:
             data = self._datasets[key] = open_dataset(key[0], root=spec.root)
-            warn_of_codes(data.classnames, data.template, "folders named in words")
+            if name:  # of the run's own, the job tells it
+                warn_of_codes(data.classnames, data.template, "folders named in words")
         return self._datasets[key]
 
     def test_views(
@@ -88,26 +88,24 @@ class Lab:
             self.shelf.put(part.source, key, kept, kept.nbytes)
         return kept
 
-    def descriptions(self, spec: RunSpec, classnames: Sequence[str]) -> dict[str, list[str]]:
-        """Sentences per class, from the given file or from the embedded data set; empty if none are read."""
-        recipe = preset(spec.method, spec.recipe)
-        config = method_class(recipe.method).Config.from_dict({**recipe.settings, **dict(spec.settings)})
-        if not wants_descriptions(config):
-            return {}
-        known = self.known_descriptions(spec, spec.dataset)
-        if not known:
-            raise UserError(
-                f"{spec.method} reads class descriptions; give {{class: [sentences]}} with --descriptions."
-            )
-        return match_descriptions(known, tuple(classnames))
+    def job(self, spec: RunSpec) -> Job:
+        """What is trained in a run, by the way that `anprompt fit` goes too.
+
+        Raises:
+            UserError: whatever of the specification can't be done; also descriptions that lack a class which is tested.
+        """
+        dataset, known = self.dataset(spec), read_descriptions(spec.descriptions) if spec.descriptions else None
+        job = plan(
+            dataset, self.backbone(spec), method=spec.method, shots=spec.shots, seed=spec.seed,
+            classes=protocol(spec.protocol).classes, settings=dict(spec.settings),
+            train={**dict(spec.train), "precision": spec.precision}, descriptions=known, recipe=spec.recipe,
+        )  # fmt: skip
+        if job.resolved.reads_descriptions:  # told before the training, not after it
+            match_descriptions(known or dataset.known_descriptions() or {}, dataset.classnames)
+        return job
 
     def known_descriptions(self, spec: RunSpec, dataset: str) -> dict[str, list[str]]:
         """Whatever is known about the classes of a data set; may be nothing."""
-        kind, _, name = dataset.partition(":")
         if spec.descriptions:
             return read_descriptions(spec.descriptions)
-        if kind == "embedded":
-            from anprompt.data.embedded import embedded_descriptions
-
-            return embedded_descriptions(name)
-        return {}
+        return self.dataset(spec, dataset).known_descriptions() or {}

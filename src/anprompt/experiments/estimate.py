@@ -8,10 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from anprompt.data.splits import few_shot, subset_classes
-from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 from anprompt.evaluation.conditions import Condition
 from anprompt.evaluation.evaluate import evaluate
@@ -21,11 +19,10 @@ from anprompt.experiments import Lab, RunSpec
 from anprompt.experiments.measurement import MOST_CLASSES
 from anprompt.experiments.protocols import protocol
 from anprompt.experiments.records import Record, finished, read_records
-from anprompt.experiments.sweep import is_untrained
-from anprompt.methods import Method, build_method, preset
+from anprompt.methods import Method
 from anprompt.prompting.compute import threads_for
-from anprompt.training.config import TrainConfig
 from anprompt.training.forecast import step_times
+from anprompt.training.job import Job
 from anprompt.training.loop import epoch_order, trial_steps
 from anprompt.utils.machine import peak_memory_mb, reset_peak_memory
 
@@ -125,23 +122,11 @@ def _looked(record: Record) -> int:
 
 
 # --- measured here --------------------------------------------------------------------------------
-def _config(spec: RunSpec, lab: Lab) -> TrainConfig:
-    recipe = preset(spec.method, spec.recipe, dataset=lab.dataset(spec).name, shots=spec.shots or 0)
-    values = {**recipe.train, **dict(spec.train), "seed": spec.seed, "precision": spec.precision}
-    return cast(TrainConfig, TrainConfig.from_dict(values))
-
-
-def _classes(spec: RunSpec, lab: Lab) -> Dataset:
-    drawn = few_shot(lab.dataset(spec), spec.shots, spec.seed)
-    return subset_classes(drawn, protocol(spec.protocol).classes)
-
-
 def _steps(spec: RunSpec, lab: Lab) -> int:
-    if is_untrained(spec.method):
+    job = lab.job(spec)
+    if not job.trains:
         return 0
-    config = _config(spec, lab)
-    count = len(_classes(spec, lab).train)
-    return config.epochs * len(epoch_order(count, config.batch_size, 0, 0))
+    return job.train.epochs * len(epoch_order(len(job.dataset.train), job.train.batch_size, 0, 0))
 
 
 def _tested(spec: RunSpec, lab: Lab) -> tuple[int, int]:
@@ -154,16 +139,13 @@ def _tested(spec: RunSpec, lab: Lab) -> tuple[int, int]:
 
 def measured(spec: RunSpec, lab: Lab) -> Pace:
     """Build the method, run a few steps and a few test pictures, forget it; a few seconds."""
-    backbone, data = lab.backbone(spec), _classes(spec, lab)
+    job = lab.job(spec)
+    backbone, data = job.backbone, job.dataset
     reset_peak_memory()
     with threads_for(backbone):
-        method = build_method(
-            spec.method, backbone, data.classnames, template=data.template, settings=dict(spec.settings),
-            descriptions=lab.descriptions(spec, lab.dataset(spec).classnames), seed=spec.seed,
-            protocol=spec.recipe, dataset=data.name, shots=spec.shots or 0,
-        )  # fmt: skip
-        step_s = 0.0 if is_untrained(spec.method) else _step_seconds(method, data, _config(spec, lab))
-        words = Words.clean(data.classnames, data.template, lab.descriptions(spec, data.classnames))
+        method = job.create()
+        step_s = _step_seconds(job, method) if job.trains else 0.0
+        words = Words.clean(data.classnames, data.template, job.descriptions)
         classifier, _ = worded(method, [words])
         views = make_views(backbone, data, data.test[:PICTURES], probe="eval")
         started = time.perf_counter()
@@ -172,8 +154,9 @@ def measured(spec: RunSpec, lab: Lab) -> Pace:
     return Pace(step_s, picture_s, peak_memory_mb(), 0)
 
 
-def _step_seconds(method: Method, data: Dataset, config: TrainConfig) -> float:
+def _step_seconds(job: Job, method: Method[Any]) -> float:
     """Mean of a few steps of such a run, after two to warm up."""
-    views = make_views(method.backbone, data, data.train[: STEPS * config.batch_size], config=config)
-    steps = trial_steps(method, views, dataclasses.replace(config, epochs=max(config.epochs, STEPS)))
+    some = job.dataset.train[: STEPS * job.train.batch_size]
+    views = make_views(job.backbone, job.dataset, some, config=job.train)
+    steps = trial_steps(method, views, dataclasses.replace(job.train, epochs=max(job.train.epochs, STEPS)))
     return statistics.fmean(step_times(steps, seconds=SECONDS, least=STEPS)[1:])

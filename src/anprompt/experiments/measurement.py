@@ -33,7 +33,7 @@ from anprompt.experiments.spec import Event, Observer, RunSpec
 from anprompt.experiments.test_images import Pictures
 from anprompt.methods import Classifier, Method
 from anprompt.prompting.prompts import Vision
-from anprompt.training.job import match_descriptions
+from anprompt.training.descriptions import match_descriptions
 from anprompt.utils.files import read_json, write_text
 
 BATCHES = {"cpu": 32}  # pictures of a pass: on a CPU more would leave the caches

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from anprompt.adapters.adapter import holds_adapter, load_adapter, read_config, save_adapter
-from anprompt.backbones import Backbone
-from anprompt.data.splits import few_shot, subset_classes
+from anprompt.data.names import class_key
+from anprompt.data.splits import with_classes
 from anprompt.data.types import Dataset
 from anprompt.evaluation.conditions import Condition
-from anprompt.evaluation.loaders import make_views
 from anprompt.experiments.context import Lab
 from anprompt.experiments.measurement import Measurement
 from anprompt.experiments.protocols import Part, protocol
-from anprompt.experiments.records import FORMAT, Record, data_hash, dataset_hash, now, spec_hash, versions
+from anprompt.experiments.records import FORMAT, Record, dataset_hash, now, spec_hash, versions
 from anprompt.experiments.spec import Event, Observer, RunSpec, silent
-from anprompt.methods import Method, build_method, preset
 from anprompt.training.callbacks import Callback, Step
-from anprompt.training.config import TrainConfig
-from anprompt.training.loop import Run, TrainLog, fit, run_key
+from anprompt.training.job import Job, Tuned, run
+from anprompt.training.loop import Run, TrainLog
 from anprompt.utils.machine import hardware, peak_memory_mb
 
 
@@ -43,45 +38,27 @@ def run_protocol(
     asked = protocol(spec.protocol)
     dataset, targets = lab.dataset(spec), {name: lab.dataset(spec, name) for name in spec.targets}
     parts = asked.parts(spec, dataset, targets)
-    run = trained(spec, lab, asked.classes, state, observe)
-    record = finish(spec, lab, run, parts, asked.metrics, state, observe)
+    job = lab.job(spec)
+    tuned = trained(spec, lab, job, state, observe)
+    record = finish(spec, lab, job, tuned, testable(parts, spec, job), asked.metrics, state, observe)
     record["data"].update(asked.data_facts(dataset, targets, parts))
     return record
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A method after its training, or one that has nothing to train.
+def testable(parts: Mapping[str, Part], spec: RunSpec, job: Job) -> dict[str, Part]:
+    """The parts without the classes that were to be trained and have no training images; `job` told them."""
+    if not job.left_out:
+        return dict(parts)
+    out = {class_key(name) for name in job.left_out}
 
-    Attributes:
-        classes: all, or the half, that it was trained on; `train` holds the pictures drawn.
-        config, log: recipe and course of the training; None and empty without one.
-        skipped: one line per picture that could not be used.
-    """
+    def without(part: Part) -> Part:
+        kept = [name for name in part.data.classnames if class_key(name) not in out]
+        if part.source != spec.dataset or len(kept) == len(part.data.classnames):
+            return part
+        # another name, as what is kept of a part for other methods goes by it
+        return dataclasses.replace(part, which=f"{part.which}, trained classes", data=with_classes(part.data, kept))
 
-    method: Method
-    backbone: Backbone
-    dataset: Dataset
-    classes: Dataset
-    config: TrainConfig | None
-    log: TrainLog
-    skipped: tuple[str, ...]
-
-
-def trained(spec: RunSpec, lab: Lab, classes: str, state: Path | None, observe: Observer) -> Trained:
-    """Draw the pictures, build the method and train it on all classes, or on the base classes.
-
-    The draw is made on the whole data set before it is halved, as the field does.
-    """
-    backbone, dataset = lab.backbone(spec), lab.dataset(spec)
-    part = subset_classes(few_shot(dataset, spec.shots, spec.seed), classes)
-    method = build_method(
-        spec.method, backbone, part.classnames, template=dataset.template, settings=dict(spec.settings),
-        descriptions=lab.descriptions(spec, dataset.classnames), seed=spec.seed, protocol=spec.recipe,
-        dataset=dataset.name, shots=spec.shots or 0,
-    )  # fmt: skip
-    config, log, skipped = train(spec, method, part, lab, state, observe)
-    return Trained(method, backbone, dataset, part, config, log, tuple(skipped))
+    return {name: without(part) for name, part in parts.items()}
 
 
 class TrainingEvents(Callback):
@@ -103,47 +80,29 @@ class TrainingEvents(Callback):
         self.observe(Event(self.spec, kind, (epoch + share) / epochs, f"epoch {epoch + 1}/{epochs}", values))
 
 
-def train(
-    spec: RunSpec, method: Method, base: Dataset, lab: Lab, state: Path | None, observe: Observer
-) -> tuple[TrainConfig | None, TrainLog, list[str]]:
-    """Fit the method, unless it has nothing to train or this very training is kept in the lab.
-
-    Returns:
-        Recipe, log, and a line for every file that was skipped.
-    """
-    if not method.trained_parameters():
-        return None, TrainLog(), []
-    recipe = preset(spec.method, spec.recipe, dataset=base.name, shots=spec.shots or 0)
-    values = {**recipe.train, **dict(spec.train), "seed": spec.seed, "precision": spec.precision}
-    config = cast(TrainConfig, TrainConfig.from_dict(values))
-    views = make_views(method.backbone, base, base.train, config=config)
-    views.fingerprint = data_hash(base.train) + told(method)
-    kept = lab.adapters / f"{base.name}_{spec.method}_{run_key(method, config, views)[:16]}" if lab.adapters else None
+def trained(spec: RunSpec, lab: Lab, job: Job, state: Path | None, observe: Observer) -> Tuned:
+    """Train as the job says, unless it has nothing to train or this very training is kept."""
+    if not job.trains:
+        return Tuned(job.create(), TrainLog(), ())
+    kept = lab.adapters / f"{job.dataset.name}_{job.method}_{job.key[:16]}" if lab.adapters else None
     if kept and holds_adapter(kept):
-        method.load_state_dict(load_adapter(kept, backbone=method.backbone).state_dict())
-        train_log = TrainLog(**read_config(kept)["record"]["log"])
+        method = job.create()
+        method.load_state_dict(load_adapter(kept, backbone=job.backbone).state_dict())
         method.eval()
-        return config, train_log, list(views.skipped)
-
-    told_to = [("events", TrainingEvents(spec, observe))]
-    train_log = fit(method, views, config, state=state, callbacks=told_to, bank=lab.bank)
+        return Tuned(method, TrainLog(**read_config(kept)["record"]["log"]), job.training_views().skipped)
+    events = [("events", TrainingEvents(spec, observe))]
+    tuned = run(job, state=state, callbacks=events, bank=lab.bank, validate=False)
     if kept:
-        save_adapter(kept, method, train=config, record={"log": dataclasses.asdict(train_log)})
-    return config, train_log, list(views.skipped)
-
-
-def told(method: Method) -> str:
-    """A hash of the sentences a method was told about its classes; empty where it was told nothing."""
-    if not method.descriptions:
-        return ""
-    return hashlib.sha256(json.dumps(method.descriptions, sort_keys=True).encode()).hexdigest()
+        record = {"run": job.key, "log": dataclasses.asdict(tuned.log)}
+        save_adapter(kept, tuned.method, train=job.train, record=record)
+    return tuned
 
 
 Shape = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def finish(
-    spec: RunSpec, lab: Lab, run: Trained, parts: Mapping[str, Part], shape: Shape, state: Path | None,
+    spec: RunSpec, lab: Lab, job: Job, tuned: Tuned, parts: Mapping[str, Part], shape: Shape, state: Path | None,
     observe: Observer,
 ) -> Record:  # fmt: skip
     """Measure the parts, clean and under the run's conditions, and put the record together.
@@ -152,29 +111,23 @@ def finish(
         shape: from entries by part to what a record holds of them.
     """
     started = time.perf_counter()
-    tests = Measurement(spec, lab, run.method, parts, state, observe)
+    tests = Measurement(spec, lab, tuned.method, parts, state, observe)
     clean, disturbed = tests.run()
     metrics = shape(clean)
     metrics["conditions"] = {
         name: {**shape(entries), "seen_in_training": Condition.parse(name).seen_in_training}
         for name, entries in disturbed.items()
     }
-    record = describe(
-        spec, run.backbone, run.dataset, run.method, run.config, run.log, [*run.skipped, *tests.skipped]
-    )
-    record["data"]["train_pictures"] = len(run.classes.train)
+    record = describe(spec, lab.dataset(spec), job, tuned, [*tuned.skipped, *tests.skipped])
     record["timings"]["eval_s"] = round(time.perf_counter() - started, 3)
     record["metrics"] = metrics
     return record
 
 
-def describe(
-    spec: RunSpec, backbone: Backbone, dataset: Dataset, method: Method, config: TrainConfig | None,
-    train_log: TrainLog, skipped: Sequence[str],
-) -> Record:  # fmt: skip
+def describe(spec: RunSpec, dataset: Dataset, job: Job, tuned: Tuned, skipped: Sequence[str]) -> Record:
     """A record of everything but the metrics."""
     left_out = list(dict.fromkeys([*dataset.skipped, *skipped]))
-    identity = spec.identity()
+    identity, method, backbone, log = spec.identity(), tuned.method, job.backbone, tuned.log
     return {
         "format": FORMAT,
         "spec": identity,
@@ -184,18 +137,17 @@ def describe(
             "preset": spec.method, "name": method.name, "paper": method.paper,
             "settings": method.config.to_dict(), "trained_parameters": method.trained_parameters(),
         },
-        "train": config.to_dict() if config else None,
+        "train": job.train.to_dict() if job.trains else None,
         "backbone": {
             "id": backbone.id, "weight_hash": backbone.weight_hash, **dataclasses.asdict(backbone.dims),
         },
         "data": {
             "name": dataset.name, "hash": dataset_hash(dataset), "template": dataset.template,
-            "skipped": left_out[:100], "skipped_count": len(left_out),
+            "skipped": left_out[:100], "skipped_count": len(left_out), "train_pictures": len(job.dataset.train),
         },
-        "log": dataclasses.asdict(train_log),
+        "log": dataclasses.asdict(log),
         "timings": {
-            "train_s": round(train_log.seconds, 3),
-            "step_s": round(train_log.seconds / train_log.steps, 5) if train_log.steps else None,
+            "train_s": round(log.seconds, 3), "step_s": round(log.seconds / log.steps, 5) if log.steps else None,
         },
         "memory": {"peak_mb": round(peak_memory_mb(), 1)},
         "versions": versions(),

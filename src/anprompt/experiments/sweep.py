@@ -19,6 +19,8 @@ from anprompt.utils.storage import scratch
 
 log = logging.getLogger("anprompt")
 
+FINGERPRINT = 2  # which form of `Job.key` an unfinished state has; one of another form belongs to no run
+
 
 def is_untrained(method: str) -> bool:
     """Whether a preset has nothing to train, so that seeds and settings change nothing."""
@@ -91,7 +93,7 @@ def state_folder(runs_dir: str | Path, spec: RunSpec, lab: Lab) -> Iterator[Path
     """A folder for the resumable state of a run on these weights and data; it goes when the run is done."""
     data = [dataset_hash(lab.dataset(spec, name)) for name in (spec.dataset, *spec.targets)]
     identity = [spec.identity(), lab.backbone(spec).weight_hash, *data]
-    folder = scratch(runs_dir) / "unfinished" / spec_hash({"run": identity})[:16]
+    folder = scratch(runs_dir) / "unfinished" / spec_hash({"run": identity, "fingerprint": FINGERPRINT})[:16]
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # others may have unfinished runs there

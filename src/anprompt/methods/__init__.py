@@ -9,19 +9,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from anprompt.methods.anprompt import ANPrompt
 from anprompt.methods.base import Head, Method, MethodConfig
 from anprompt.methods.classifier import Classifier
+from anprompt.methods.cocoop import CoCoOp
+from anprompt.methods.coop import CoOp
 from anprompt.methods.create import check_template, create_method
+from anprompt.methods.maple import MaPLe
+from anprompt.methods.mmrl import MMRL
+from anprompt.methods.mmrlpp import MMRLpp
 from anprompt.methods.presets import Preset, get_preset, list_presets, parse_preset
+from anprompt.methods.promptsrc import PromptSRC
 from anprompt.methods.registry import get_method, list_methods, registered
+from anprompt.methods.zeroshot import ZeroShot
 from anprompt.utils.renamed import renamed_names
 
 __all__ = [
+    "MMRL",
+    "ANPrompt",
     "Classifier",
+    "CoCoOp",
+    "CoOp",
     "Head",
+    "MMRLpp",
+    "MaPLe",
     "Method",
     "MethodConfig",
     "Preset",
+    "PromptSRC",
+    "ZeroShot",
     "check_template",
     "create_method",
     "get_method",

@@ -14,7 +14,7 @@ import torch
 from anprompt.data.views import Views
 from anprompt.evaluation.evaluate import evaluate
 from anprompt.evaluation.loaders import make_views
-from anprompt.methods import Classifier, Method, build_method
+from anprompt.methods import Classifier, Method
 from anprompt.prompting.compute import threads_for
 from anprompt.training.config import TrainConfig
 from anprompt.training.feature_cache import ViewBank
@@ -79,13 +79,9 @@ def forecast(job: Job, bank: ViewBank | None = None, clock: Clock = time.perf_co
         UserError: whatever would stop the run itself.
     """
     began = clock()
-    data, config = job.dataset, job.train
+    config = job.train
     with threads_for(job.backbone):
-        method = build_method(
-            job.method, job.backbone, data.classnames, template=job.template, descriptions=job.descriptions,
-            settings=job.settings.to_dict(), seed=config.seed,
-        )  # fmt: skip
-        views = make_views(job.backbone, data, data.train, config=config)
+        method, views = job.create(), job.training_views()
         steps = trial_steps(method, views, config)
         started = process_age() + clock() - began
         times = step_times(steps, clock)
