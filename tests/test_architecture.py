@@ -28,6 +28,7 @@ FLOORS = [
     ["attacks"],
     ["evaluation"],
     ["adapters", "training"],
+    ["detection"],
     ["classifier", "experiments"],
     ["tables"],
     ["report", "serve"],

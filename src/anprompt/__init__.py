@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from anprompt.backbones import load_backbone
     from anprompt.classifier import PromptClassifier, load
     from anprompt.data.sources import open_dataset
+    from anprompt.detection.detector import AnomalyDetector
     from anprompt.methods import create_method, list_methods, list_presets
 
 _moved.install()
 
 __all__ = [
+    "AnomalyDetector",
     "PromptClassifier",
     "UserError",
     "__version__",
@@ -31,6 +33,7 @@ __all__ = [
 
 # Found on first use, so that `import anprompt` and `anprompt --help` do not wait for torch.
 _LAZY = {
+    "AnomalyDetector": "anprompt.detection.detector",
     "PromptClassifier": "anprompt.classifier",
     "create_method": "anprompt.methods",
     "list_methods": "anprompt.methods",

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("anprompt.commands.fit", "train prompts on a data set and write an adapter"),
     "eval": Command("anprompt.commands.eval", "accuracy of an adapter, or of zero-shot CLIP, on a data set"),
     "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
+    "detect": Command("anprompt.commands.detect", "find what is wrong with an image, from a few normal ones"),
     "calibrate": Command("anprompt.commands.calibrate", "probabilities that mean what they say; 'none of these'"),
     "serve": Command("anprompt.commands.serve", "an adapter as an HTTP service, with a page to try it on"),
     "export": Command("anprompt.commands.export", "an adapter as one ONNX file that runs without torch"),
@@ -51,7 +52,7 @@ COMMANDS: dict[str, Command] = {
     "completion": Command("anprompt.commands.completion", "a script that completes commands in bash, zsh or fish"),
 }
 
-_READING = ("fit", "eval", "predict", "calibrate", "bench", "data", "serve", "report")  # commands that read images
+_READING = ("fit", "eval", "predict", "calibrate", "bench", "data", "serve", "report", "detect")  # commands that read images
 
 _USAGE = """usage: anprompt COMMAND [OPTION ...]
 

@@ -19,6 +19,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'anprompt predict adapter/ holiday/ --classes "tabby,siamese,lynx" --json',
         "anprompt predict adapter/ picture.jpg --none-of-these",
     ),
+    "detect": (
+        "anprompt detect fit --data parts/ --shots 8 --out detector/",
+        "anprompt detect predict detector/ pictures/ --csv answers.csv --maps maps/",
+        "anprompt detect threshold detector/ --data normal/ --false-alarms 0.02",
+        "anprompt detect eval detector/ --data embedded:boards --gallery looked.png",
+    ),
     "calibrate": (
         "anprompt calibrate adapter/ --data my_photos/",
         "anprompt calibrate adapter/ --data my_photos/ --accept 0.95",
