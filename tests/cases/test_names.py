@@ -25,7 +25,9 @@ from anprompt.data.inputs import targets
 from anprompt.data.name_lists import codes, names_for, read_class_list, split_names
 from anprompt.data.names import check_classnames, class_key, spoken
 from anprompt.errors import UserError
+from anprompt.experiments.records import read_records
 from anprompt.methods import Classifier, build_method
+from anprompt.report.collect import open_same
 
 QUICK = ("--method", "coop", "--shots", "2", "--set", "epochs=1", "--json")
 
@@ -286,6 +288,44 @@ def test_names_for_codes_in_every_command(tmp_path: Path, capsys) -> None:
     assert anprompt.load(out).classes_.tolist() == WNIDS
     assert set(anprompt.load(out).predict(sorted(folder.glob("*/*.png")))) <= set(WNIDS)
     assert main(["calibrate", str(out), "--data", str(folder)]) == 0
+
+
+def test_predict_tells_codes_by_their_names(tmp_path: Path, capsys) -> None:
+    folder, out = images(tmp_path / "data", WNIDS), tmp_path / "codes"
+    file = tmp_path / "names.json"
+    file.write_text(NAMES_FILES["names.json"])
+    assert main(["fit", "--data", str(folder), *QUICK, "--out", str(out), "--quiet"]) == 0
+    capsys.readouterr()
+    image, named = folder / WNIDS[0] / "0.png", ("--names", file, "--json")
+    codes = run_json(capsys, "predict", out, image, "--json")
+    words = run_json(capsys, "predict", out, image, *named)
+    assert words["head"] == codes["head"] == "trained" and words["classes"] == ["apple", "ripe_banana"]
+    shares = {row["class"]: row["probability"] for row in codes["predictions"][0]["top"]}
+    for row in words["predictions"][0]["top"]:  # the same answers, called otherwise
+        assert row["probability"] == shares[row["label"]] and row["class"] == dict(zip(WNIDS, words["classes"]))[row["label"]]
+    asked = ("predict", "zeroshot", image, "--classes")
+    given = run_json(capsys, *asked, ",".join(WNIDS), *named)["predictions"][0]["top"]
+    plain = run_json(capsys, *asked, "apple,ripe_banana", "--json")["predictions"][0]["top"]
+    assert [(row["class"], row["probability"]) for row in given] == [(row["class"], row["probability"]) for row in plain]
+    assert {row["label"] for row in given} == set(WNIDS)
+    assert main(["predict", str(out), str(image), "--classes", "n00000001,n00000002", "--names", str(file)]) == 2
+    assert "no class name for the label 'n00000001'" in capsys.readouterr().err
+
+
+def test_bench_reads_names_and_a_report_finds_them_again(tmp_path: Path, capsys) -> None:
+    folder, file = images(tmp_path / "data", ["0", "1"]), tmp_path / "names.csv"
+    file.write_text("0,apple\n1,plum\n")
+    bench = ["bench", "few-shot", "--methods", "zeroshot", "--seeds", "1", "--shots", "1", "--jobs", "1"]
+    command = [*bench, "--data", str(folder), "--runs", str(tmp_path / "runs")]
+    assert main([*command, "--names", str(file), "--quiet"]) == 0
+    assert "numbers or codes" not in capsys.readouterr().err
+    (record,) = read_records(tmp_path / "runs")
+    assert record["spec"]["names"] == str(file)
+    assert open_same(record, None).classnames == ("apple", "plum")
+    assert main([*command, "--quiet"]) == 0  # without names it is another run
+    assert len(read_records(tmp_path / "runs")) == 2
+    assert main([*bench, "--data", f"{folder},embedded:sky", "--names", str(file), "--runs", str(tmp_path / "no")]) == 2
+    assert "--names" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
 def test_names_in_python(tmp_path: Path, tiny_backbone: Backbone, caplog) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from anprompt.commands._shared.common import add_names
 from anprompt.commands._shared.engine_options import add_engine_options, engine_of
 from anprompt.commands._shared.parser import add_bank, one_of, renamed, setting, shots, whole
 from anprompt.commands._shared.terminal import console, print_json, say
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs at a time (default: one a core with the embedded model)",
     )
     parser.add_argument("--descriptions", default="", help="JSON file {class: [sentences]}")
+    add_names(parser)
     parser.add_argument(
         "--condition", action="append", default=[], metavar="KIND:FAMILY:STRENGTH",
         help="a disturbed test condition besides the clean one, e.g. image:fog:3 or text:typo:2; repeatable",
@@ -190,7 +192,9 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
 
     methods = words(args.methods, "methods")
     specs: list[RunSpec] = []
-    for dataset in data_sets(args.data):
+    for dataset in (several := data_sets(args.data)):
+        if args.names and len(several) > 1:
+            raise UserError(f"--names holds the names of one data set, and --data names {len(several)}; bench them apart.")
         known = bool(args.descriptions) or dataset.startswith("embedded:")
         for number in all_shots(args.shots, args.protocol):
             specs += plan(
@@ -200,7 +204,7 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
                 overrides=overrides(dict(args.settings), methods),
                 conditions=conditions(args.conditions, args.condition, known),
                 targets=targets(args.targets, args.protocol, dataset),
-                descriptions=args.descriptions, root=args.root,
+                descriptions=args.descriptions, names=args.names or "", root=args.root,
             )  # fmt: skip
     return list(dict.fromkeys(once_untrained(specs)))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anprompt.commands._shared.common import ZEROSHOT, add_adapter, add_device, open_method
+from anprompt.commands._shared.common import ZEROSHOT, add_adapter, add_device, add_names, open_method
 from anprompt.commands._shared.parser import share, whole
 from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, safe, say, table
 from anprompt.errors import UserError
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", metavar="NAMES", help="'a,b,c', or @file.txt with a name per line (default: as trained)"
     )
+    add_names(parser)
     parser.add_argument(
         "--none-of-these", action="store_true",
         help="say so where the best class is less probable than the threshold of 'anprompt calibrate --accept'",
@@ -44,18 +45,20 @@ def run(args: argparse.Namespace) -> int:
     """Predict what can be read; the rest is named and counted."""
     from anprompt.methods import Classifier
 
-    names = class_list(args.classes) if args.classes is not None else None
+    labels = class_list(args.classes) if args.classes is not None else None
+    names = class_names(labels, args.names) if labels else None
     paths = list(expand(args.pictures))
     if not any(path.exists() for path in paths):
         raise _nothing([(path, f"{path}: does not exist") for path in paths])
     method = open_method(args, names, None)
     classifier = Classifier(method, names)
+    called = _called(classifier, labels, args.names)
     least = _threshold(args, classifier)
     answers: list[dict[str, Any]] = []
     skipped: list[tuple[Path, str]] = []
     with progress("predicting", enabled=not (args.quiet or args.json)) as update:
         for start in range(0, len(paths), BATCH):
-            found, failed = _predict(classifier, paths[start : start + BATCH], args.top)
+            found, failed = _predict(classifier, called, paths[start : start + BATCH], args.top)
             if least is not None:
                 found = [
                     {**answer, "none_of_these": answer["top"][0]["probability"] < least} for answer in found
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         note_line(f"skipped: {reason}")
     if skipped:
         note_line(f"{len(skipped)} of {len(paths)} pictures skipped")
-    _print(args, classifier, answers, skipped)
+    _print(args, classifier, called, answers, skipped)
     return 0
 
 
@@ -128,10 +131,38 @@ def expand(given: Sequence[str]) -> Iterator[Path]:
             yield path
 
 
+def class_names(labels: Sequence[str], names: str | None) -> list[str]:
+    """The names of a file (`--names`) for classes called by numbers or codes; without one, these as they are.
+
+    Raises:
+        UserError: a class without a name, or two with the same.
+    """
+    from anprompt.data.name_lists import names_for
+    from anprompt.data.names import check_classnames
+
+    return check_classnames(names_for(labels, names)) if names else list(labels)
+
+
+def _called(classifier: Classifier, labels: Sequence[str] | None, names: str | None) -> list[dict[str, str]]:
+    """What answers say of each class: its name, and its label where the data or the user calls it by one.
+
+    An adapter that was trained on codes keeps its classes and their head; its answers are told in names.
+    """
+    method, shown = classifier.method, list(classifier.classnames)
+    if labels is None and names:
+        labels = list(method.labels or method.trained_classnames)
+        shown = class_names(labels, names)
+    elif labels is None or not names:
+        labels = method.labels if classifier.classnames == method.trained_classnames else ()
+    if not labels:
+        return [{"class": name} for name in shown]
+    return [{"class": name, "label": label} for name, label in zip(shown, labels)]
+
+
 def _predict(
-    classifier: Classifier, paths: Sequence[Path], top: int
+    classifier: Classifier, called: Sequence[dict[str, str]], paths: Sequence[Path], top: int
 ) -> tuple[list[dict[str, Any]], list[tuple[Path, str]]]:
-    """Answers for a batch of files, and the files that can't be read with the reason."""
+    """Answers for a batch of files, the classes as they are called, and the files that can't be read with the reason."""
     import numpy as np
 
     from anprompt.data.crop import centre_view
@@ -152,14 +183,11 @@ def _predict(
     pixels = normalised(np.stack(views), backbone.mean, backbone.std)
     shares = predict_logits(classifier, pixels.__getitem__, len(views)).softmax(dim=-1)
     values, labels = shares.topk(min(top, shares.shape[1]))
-    method = classifier.method
-    own = method.labels if classifier.classnames == method.trained_classnames else ()
-    called = [{"label": label} for label in own] or [{}] * len(classifier.classnames)
     answers = [
         {
             "picture": str(path),
             "top": [
-                {"class": classifier.classnames[label], **called[label], "probability": round(value, 6)}
+                {**called[label], "probability": round(value, 6)}
                 for label, value in zip(row_labels, row_values)
             ],
         }
@@ -175,12 +203,12 @@ def _nothing(skipped: Sequence[tuple[Path, str]]) -> UserError:
 
 
 def _print(
-    args: argparse.Namespace, classifier: Classifier, answers: Sequence[dict[str, Any]],
-    skipped: Sequence[tuple[Path, str]],
+    args: argparse.Namespace, classifier: Classifier, called: Sequence[dict[str, str]],
+    answers: Sequence[dict[str, Any]], skipped: Sequence[tuple[Path, str]],
 ) -> None:  # fmt: skip
     if args.json:
         print_json({
-            "adapter": args.adapter, "head": classifier.head, "classes": list(classifier.classnames),
+            "adapter": args.adapter, "head": classifier.head, "classes": [one["class"] for one in called],
             "predictions": list(answers),
             "skipped": [{"picture": str(path), "reason": reason} for path, reason in skipped],
         })  # fmt: skip

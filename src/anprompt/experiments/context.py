@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from anprompt.backbones import Backbone, load_backbone
-from anprompt.data.name_lists import warn_of_codes
+from anprompt.data.name_lists import named, warn_of_codes
 from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views
@@ -43,7 +43,7 @@ class Lab:
         self.adapters = Path(adapters) if adapters else None
         self.shelf = Shelf(default_budget() if budget is None else budget)
         self._backbones: dict[str, Backbone] = {}
-        self._datasets: dict[tuple[str, str | None], Dataset] = {}
+        self._datasets: dict[tuple[str, str | None, str], Dataset] = {}
 
     def use(self, name: str, backbone: Backbone) -> None:
         """Give a loaded backbone for a specification's name."""
@@ -56,9 +56,9 @@ class Lab:
 
     def dataset(self, spec: RunSpec, name: str | None = None) -> Dataset:
         """The run's data set, or another one under the same root."""
-        key = name or spec.dataset, spec.root
+        key = name or spec.dataset, spec.root, spec.names if name in (None, spec.dataset) else ""
         if key not in self._datasets:
-            data = self._datasets[key] = open_dataset(key[0], root=spec.root)
+            data = self._datasets[key] = named(open_dataset(key[0], root=spec.root), key[2] or None)
             if name:  # of the run's own, the job tells it
                 warn_of_codes(data.classnames, data.template, "folders named in words")
         return self._datasets[key]

@@ -27,6 +27,7 @@ class RunSpec:
         settings, train: what replaces the preset's values, as (name, value) pairs.
         conditions: disturbed test conditions measured besides the clean one; without any, those of the protocol.
         descriptions: JSON file {class: [sentences]}; embedded sets bring their own.
+        names: file of class names for data whose classes are numbers or codes, as `named` takes it.
         targets: data sets that are tested on and not trained on, for protocols that have such.
         root: where data sets lie. It says where, not what, and is not a part of the identity.
     """
@@ -42,6 +43,7 @@ class RunSpec:
     train: Pairs = ()
     conditions: tuple[str, ...] = ()
     descriptions: str = ""
+    names: str = ""
     targets: tuple[str, ...] = ()
     root: str | None = field(default=None, compare=False)
 
@@ -66,8 +68,9 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """As plain JSON values; what the record's file name is a hash of."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "root"}
-        if not self.targets:  # records from before there were any stay valid
-            del values["targets"]
+        for later in ("targets", "names"):  # records from before there were any stay valid
+            if not values[later]:
+                del values[later]
         values["settings"], values["train"] = dict(self.settings), dict(self.train)
         return json.loads(json.dumps(values))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from anprompt.data.name_lists import named
 from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
@@ -73,7 +74,7 @@ def open_same(record: Record, root: str | Path | None) -> Dataset:
     Raises:
         UserError: it does not lie here, or it is not the one that was measured.
     """
-    dataset = open_dataset(record["spec"]["dataset"], root=root)
+    dataset = named(open_dataset(record["spec"]["dataset"], root=root), record["spec"].get("names") or None)
     if dataset_hash(dataset) != record["data"]["hash"]:
         raise UserError("the data here is not what was measured (other files, labels or class names).")
     return dataset

@@ -78,6 +78,7 @@ def _setting(record: Record) -> tuple[str, ...]:
         spec["protocol"], f"backbone {_backbone(record)}", spec.get("precision", "fp32"),
         "" if few else f"{shots_text(spec.get('shots'))} shots",
         f"descriptions {spec['descriptions']}" if spec.get("descriptions") else "",
+        f"names {spec['names']}" if spec.get("names") else "",
     )  # fmt: skip
 
 
