@@ -25,7 +25,7 @@ from anprompt.training.loop import TrainConfig, make_optimizer
 SPEC = "open-clip:ViT-B-32/laion2b_s34b_b79k"
 SENTENCES = ["a photo of a cat.", "a photo of a very large red fire engine.", "dog"]
 NAMES = ["cat", "golden_retriever", "aurora"]
-TRAINED = [name for name in sorted(methods()) if name != "zeroshot"]
+TRAINED = [name for name in sorted(methods()) if methods()[name].trains and not methods()[name].from_features]
 LIGHT: dict[str, dict] = {"promptsrc": {"teacher_templates": 2}, "anprompt": {"draws": 2, "token_width": 16}}
 
 

@@ -21,8 +21,8 @@ from anprompt.training.loop import TrainConfig, make_optimizer
 
 SENTENCES = ["a photo of a cat.", "a photo of a very large red fire engine.", "dog"]
 NAMES = ["cat", "golden_retriever", "aurora"]
-ALL = sorted(methods())
-TRAINED = [name for name in ALL if name != "zeroshot"]
+ALL = [name for name in sorted(methods()) if methods()[name].opens]
+TRAINED = [name for name in ALL if methods()[name].trains and not methods()[name].from_features]
 LIGHT: dict[str, dict] = {"promptsrc": {"teacher_templates": 2}, "anprompt": {"draws": 2, "token_width": 16}}
 
 

@@ -21,6 +21,7 @@ from anprompt.methods import (
     Method,
     build_method,
     create_method,
+    list_methods,
     method_class,
     preset,
     preset_names,
@@ -286,6 +287,7 @@ def test_projections_start_as_in_the_official_code(tiny_backbone: Backbone) -> N
 
 
 # --- presets ----------------------------------------------------------------------------------------
+PROBES = ("linear-probe", "ncm", "tip-adapter", "tip-adapter-f", "clip-adapter", "lp++", "clap")
 PROTOCOLS = sorted({one.recipe or one.name for one in protocols.PROTOCOLS.values()})
 
 
@@ -331,7 +333,7 @@ def test_every_value_of_a_peer_preset_names_its_source() -> None:
     import anprompt.methods
 
     folder = Path(anprompt.methods.__file__).parents[1] / "presets"
-    for name in ("coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp"):
+    for name in ("coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", *PROBES):
         for line in (folder / f"{name}.toml").read_text().splitlines():
             if " = " in line and not line.startswith(("#", "method", "extends")):
                 assert "#" in line or "epochs = 100" in line, f"{name}: {line!r} has no source"
@@ -349,7 +351,8 @@ def test_the_list_counts_on_the_chosen_backbone(
     assert rows["coop"]["trained_parameters"] == words * dims.text_width
     assert rows["zeroshot"]["trained_parameters"] == 0 and rows["zeroshot"]["train"] == {}
     for name, row in rows.items():
-        built = build_method(name, tiny_backbone, NAMES, fresh=False)
+        classes = NAMES[: row["counted_for_classes"]] if row["counted_for_classes"] else NAMES
+        built = build_method(name, tiny_backbone, classes, fresh=False)
         assert row["trained_parameters"] == built.trained_parameters(), name
         assert row["settings"] == built.config.to_dict() and row["paper"] == built.paper
     assert rows["coop"]["train"]["epochs"] == 50 and rows["coop"]["train"]["batch_size"] == 32
@@ -375,10 +378,11 @@ def test_the_page_of_methods_names_every_file_and_paper() -> None:
     folder = Path(__file__).parents[2]
     page = (folder / "docs/methods.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| [^|]+ \| (arXiv [\d.]+) \| `(\w+)\.py` \|", page, re.MULTILINE)
-    assert {name for _, name in rows} == {"zeroshot", "coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt", "ivlp", "nap"}  # fmt: skip
+    files = {method_class(name).__module__.rpartition(".")[2]: method_class(name) for name in list_methods()}
+    assert {name for _, name in rows} == set(files)
     for paper, name in rows:
         assert (folder / f"src/anprompt/methods/{name}.py").is_file()
-        assert paper == method_class(name).paper
+        assert paper == files[name].paper
 
 
 def test_names_of_before_forward_with_a_warning(tiny_backbone: Backbone) -> None:

@@ -21,6 +21,7 @@ from anprompt.testing.methods import (
     FORBIDDEN,
     NAMES,
     MethodCase,
+    by_steps,
     copies,
     source_faults,
     tensors_do_not_pile_up,
@@ -28,7 +29,7 @@ from anprompt.testing.methods import (
 from tests.shared import shared
 
 ALL = list_methods()
-TRAINED = [name for name in ALL if get_method(name).trains]
+TRAINED = [name for name in ALL if by_steps(get_method(name))]
 SOURCES = sorted(Path(anprompt.methods.__file__).parent.glob("*.py"))
 # Fewer sentences where a method would read hundreds per class: nothing else changes.
 LIGHT: dict[str, dict[str, Any]] = {"promptsrc": {"teacher_templates": 2}, "anprompt": {"draws": 2}}

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from anprompt._version import __version__
 from anprompt.data.crop import centre_view
 from anprompt.errors import UserError
-from anprompt.methods.base import Method
+from anprompt.methods.base import ROWS, Method
 from anprompt.methods.classifier import Classifier, finite
 from anprompt.utils.files import atomic_write, check_output, first_line, package_versions, write_json
 
@@ -62,11 +62,13 @@ class Portable(nn.Module):
 
     All exportable methods' logits are linear in the text features: `logits = tau g T^T`, with g the image
     feature, or the head's mix of two. Asking for the logits of the unit vectors therefore gives `tau g`,
-    whatever the method, and a user may multiply g with text features of another list.
+    whatever the method, and a user may multiply g with text features of another list. Methods that learned something
+    for each trained class (probes, caches) have that in the logits, and g is the feature for other lists.
     """
 
     unit_vectors: Tensor
     text: Tensor
+    rows: Tensor | None
     mean: Tensor
     std: Tensor
 
@@ -77,6 +79,7 @@ class Portable(nn.Module):
         self.scale, self.temperature = method.logit_scale, getattr(classifier, "temperature", 1.0)
         text = classifier.text["text"].detach().float()
         self.register_buffer("text", text)
+        self.register_buffer("rows", classifier.text.get(ROWS))
         self.register_buffer("unit_vectors", torch.eye(text.shape[1]))
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
@@ -84,8 +87,13 @@ class Portable(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, S, S] -> logits [N, C], probabilities [N, C], features [N, E]."""
         vision = self.method.image_state((pixels - self.mean) / self.std, self.method.reads)
-        scaled = self.method.logits(vision, {"text": self.unit_vectors}, self.head).float()
-        logits = scaled @ self.text.T / self.temperature
+        if self.rows is None:
+            scaled = self.method.logits(vision, {"text": self.unit_vectors}, self.head).float()
+            logits = scaled @ self.text.T / self.temperature
+        else:  # what it learned of each trained class is inside as well
+            scaled = self.method.logits(vision, {"text": self.unit_vectors}, "unseen").float()
+            text = {"text": self.text, ROWS: self.rows}
+            logits = self.method.logits(vision, text, self.head).float() / self.temperature
         return logits, logits.softmax(dim=-1), scaled / self.scale
 
 

@@ -64,12 +64,15 @@ def describe(name: str, backbone: Backbone) -> dict[str, Any]:
         "name": name,
         "method": recipe.method,
         "paper": cls.paper,
+        "from_features": cls.from_features,
         "settings": cls.Config.from_dict(recipe.settings).to_dict(),
         "train": {},
         "backbone": backbone.id,
     }
     try:
-        entry["trained_parameters"] = build_method(name, backbone, _CLASSES, fresh=False).trained_parameters()
+        built = build_method(name, backbone, _CLASSES, fresh=False)
+        entry["trained_parameters"] = built.trained_parameters()
+        entry["counted_for_classes"] = len(_CLASSES) if built.by_class else None  # they grow with the list
     except UserError as error:
         entry |= {"trained_parameters": None, "not_counted": str(error)}
     if entry["trained_parameters"] != 0:
@@ -90,18 +93,21 @@ def preset_text(name: str) -> str:
 # --- words ----------------------------------------------------------------------------------------
 def _count(entry: Mapping[str, Any]) -> str:
     count = entry["trained_parameters"]
-    return "-" if count is None else f"{count:,}"
+    classes = entry.get("counted_for_classes")
+    return "-" if count is None else f"{count:,}" + (f" for {classes} classes" if classes else "")
 
 
-def _recipe(train: Mapping[str, Any]) -> str:
+def _recipe(train: Mapping[str, Any], from_features: bool = False) -> str:
     """`sgd lr 0.002, 50 epochs, batch 32`."""
     if not train:
         return "nothing to train"
+    if from_features:
+        return f"on frozen features of {max(train.get('views', 1), 1)} views, in one go"
     return f"{train['optimizer']} lr {train['lr']:g}, {train['epochs']} epochs, batch {train['batch_size']}"
 
 
 def _list(entries: list[dict[str, Any]], backbone: str) -> None:
-    rows = [(e["name"], e["method"], e["paper"], _count(e), _recipe(e["train"])) for e in entries]
+    rows = [(e["name"], e["method"], e["paper"], _count(e), _recipe(e["train"], e["from_features"])) for e in entries]
     table(("name", "method", "paper", "trained", "recipe (base-to-new, 16 shots)"), rows, right=(3,))
     table(("name", "settings (--set KEY=VALUE)"), [(e["name"], _pairs(e["settings"])) for e in entries])
     say(f"trained: number of trained parameters on {backbone}; one preset in full: anprompt methods NAME")

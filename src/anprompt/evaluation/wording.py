@@ -28,9 +28,14 @@ class Words:
         return cls(names, tuple(template.format(name) for name in names), about)
 
 
-def worded(method: Method, rows: Sequence[Words], head: str = "auto") -> tuple[Classifier, bool]:
+def worded(
+    method: Method, rows: Sequence[Words], head: str = "auto", meant: Sequence[str] | None = None
+) -> tuple[Classifier, bool]:
     """A classifier of the rows' names, one row after the other, given their sentences instead of the
     method's template.
+
+    Args:
+        meant: the true names of the classes of one row, where the rows' are disturbed.
 
     Returns:
         The classifier, and whether the method reads sentences: one whose learned vectors stand in place
@@ -39,7 +44,8 @@ def worded(method: Method, rows: Sequence[Words], head: str = "auto") -> tuple[C
     names = [name for row in rows for name in row.names]
     sentences = [sentence for row in rows for sentence in row.sentences]
     about = {**method.descriptions, **{k: list(v) for row in rows for k, v in row.descriptions.items()}}
-    return Classifier(method, names, head, names, sentences, about), method.reads_template
+    true = [name for _ in rows for name in meant] if meant is not None else None
+    return Classifier(method, names, head, names, sentences, about, true), method.reads_template
 
 
 def shortened(backbone: Backbone, sentence: str, name: str) -> str:
@@ -80,6 +86,6 @@ def disturbed_classifier(
 ) -> Classifier:  # fmt: skip
     """A classifier that was given the disturbed words; the head is that of the true names."""
     words = disturbed_words(condition, method, classnames, template or method.template, descriptions or {})
-    disturbed, _ = worded(method, [words], Classifier(method, classnames).head)
+    disturbed, _ = worded(method, [words], Classifier(method, classnames).head, classnames)
     disturbed.classnames = tuple(classnames)  # results are counted under the true names
     return disturbed

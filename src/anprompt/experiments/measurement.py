@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anprompt.data.names import class_key
 from anprompt.data.views import Views
 from anprompt.errors import UserError
 from anprompt.evaluation.conditions import DESCRIPTION, Condition
@@ -31,7 +32,7 @@ from anprompt.experiments.protocols import Part
 from anprompt.experiments.records import data_hash, spec_hash
 from anprompt.experiments.spec import Event, Observer, RunSpec
 from anprompt.experiments.test_images import Pictures
-from anprompt.methods import Classifier, Method
+from anprompt.methods import Classifier, Method, build_method
 from anprompt.prompting.prompts import Vision
 from anprompt.training.descriptions import match_descriptions
 from anprompt.utils.files import read_json, write_text
@@ -81,6 +82,7 @@ class Measurement:
         self._asked = [Condition.parse(text) for text in spec.conditions]
         self._about = {name: self._descriptions(part) for name, part in parts.items()}
         self._plain: dict[str, tuple[Classifier, bool]] = {}
+        self._plain_clip: Method | None = None
 
     def run(self) -> tuple[dict[str, Entry], dict[str, dict[str, Entry]]]:
         """Entries by part on clean pictures, and by condition and part."""
@@ -118,9 +120,18 @@ class Measurement:
         if name not in self._plain:
             data = self.parts[name].data
             words = Words.clean(data.classnames, data.template, self._about[name])
-            self._plain[name] = worded(self.method, [words], self.parts[name].head)
+            self._plain[name] = worded(self._asked_of(name), [words], self.parts[name].head, data.classnames)
             self._plain[name][0].classnames = data.classnames  # results are counted under the given names
         return self._plain[name]
+
+    def _asked_of(self, name: str) -> Method:
+        """The method itself; of classes that it can say nothing of, zero-shot CLIP, and the record says so."""
+        method = self.method
+        if method.opens or set(map(class_key, self.parts[name].data.classnames)) <= set(method.names_by_key()):
+            return method
+        if self._plain_clip is None:
+            self._plain_clip = build_method("zeroshot", method.backbone, method.trained_classnames, template=method.template)
+        return self._plain_clip
 
     def _views(self, part: Part, condition: Condition | None) -> Views | Pictures:
         views = self.lab.test_views(self.spec, self.method.backbone, part, condition)
@@ -143,7 +154,7 @@ class Measurement:
             yield seen
 
     def _logits(self, classifier: Classifier, seen: Vision) -> Tensor:
-        return logits_of(self.method, seen, classifier.text, classifier.head, precision=self.spec.precision)
+        return logits_of(classifier.method, seen, classifier.text, classifier.head, precision=self.spec.precision)
 
     def _entry(self, logits: Tensor, classifier: Classifier, views: Views | Pictures) -> Entry:
         entry = metrics_entry(
@@ -174,7 +185,7 @@ class Measurement:
 
     def _at_once(self, name: str, rows: Sequence[tuple[Condition, Words]], clean: Classifier) -> None:
         part = self.parts[name]
-        asked, _ = worded(self.method, [words for _, words in rows], clean.head)
+        asked, _ = worded(self._asked_of(name), [words for _, words in rows], clean.head, part.data.classnames)
         views = self._views(part, None)
         logits = torch.cat([self._logits(asked, seen) for seen in self._seen(part, None, views)])
         counted = copy.copy(asked)

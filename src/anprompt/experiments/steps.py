@@ -136,6 +136,7 @@ def describe(spec: RunSpec, dataset: Dataset, job: Job, tuned: Tuned, skipped: S
         "method": {
             "preset": spec.method, "name": method.name, "paper": method.paper,
             "settings": method.config.to_dict(), "trained_parameters": method.trained_parameters(),
+            **({"new_classes": "zero-shot"} if method.from_features and method.by_class else {}),
         },
         "train": job.train.to_dict() if job.trains else None,
         "backbone": {

@@ -25,6 +25,7 @@ Descriptions = Mapping[str, Sequence[str]]  # sentences by class name
 Gather = Callable[[Tensor], Tensor]  # a slice's rows -> those of the whole batch, with gradients
 ConfigT = TypeVar("ConfigT", bound="MethodConfig")
 TextState = dict[str, Tensor]
+ROWS = "rows"  # in a text state: which trained class each class of the list is, [C]
 
 
 def itself(rows: Tensor) -> Tensor:
@@ -42,6 +43,10 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         reads: what `logits` needs of an image state: the trunk's activations, the frozen features, or both.
         reads_template: whether sentences reach it; learned vectors in place of the template read names alone.
         trains: whether there is something to train; without it, seeds and training settings change nothing.
+        from_features: trained in one go on frozen image features (`methods.frozen`), not by steps on `loss`.
+        by_class: whether it holds something for every trained class besides its words; a class list of trained ones
+            then comes with which they are (`ROWS` of the text state).
+        opens: whether it can be asked about classes that it was not trained on.
         engine: "shared" (exact sharing) or "plain" (whole sequences, what the parity tests compare with).
         preset: name of the recipe it was built by, recorded in adapters.
         trained_classnames: the class list the method is (or was) trained on.
@@ -59,6 +64,9 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     reads: ClassVar[Parts] = "both"
     reads_template: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    from_features: ClassVar[bool] = False
+    opens: ClassVar[bool] = True
+    by_class: bool = False
 
     backbone: Backbone
     first_block: int

@@ -12,19 +12,27 @@ from typing import Any
 from anprompt.errors import choices
 from anprompt.methods.anprompt import ANPrompt
 from anprompt.methods.base import Method
+from anprompt.methods.clap import CLAP
+from anprompt.methods.clip_adapter import CLIPAdapter
 from anprompt.methods.cocoop import CoCoOp
 from anprompt.methods.coop import CoOp
 from anprompt.methods.ivlp import IVLP
+from anprompt.methods.linear_probe import LinearProbe
+from anprompt.methods.lp_plus_plus import LPPlusPlus
 from anprompt.methods.maple import MaPLe
 from anprompt.methods.mmrl import MMRL
 from anprompt.methods.mmrlpp import MMRLpp
 from anprompt.methods.nap import NAP
+from anprompt.methods.ncm import NCM
 from anprompt.methods.promptsrc import PromptSRC
+from anprompt.methods.tip_adapter import TipAdapter
+from anprompt.methods.tip_adapter_f import TipAdapterF
 from anprompt.methods.zeroshot import ZeroShot
 
 GROUP = "anprompt.methods"  # entry points of other packages
 _BUILT_IN: tuple[type[Method[Any]], ...] = (
-    ZeroShot, CoOp, CoCoOp, MaPLe, PromptSRC, MMRL, MMRLpp, ANPrompt, IVLP, NAP,
+    ZeroShot, LinearProbe, NCM, TipAdapter, TipAdapterF, CLIPAdapter, LPPlusPlus, CLAP,
+    CoOp, CoCoOp, MaPLe, PromptSRC, MMRL, MMRLpp, ANPrompt, IVLP, NAP,
 )  # fmt: skip
 
 

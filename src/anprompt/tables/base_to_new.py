@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anprompt.evaluation.statistics import Spread, harmonic_mean
 from anprompt.experiments.records import Record
 from anprompt.tables.compare import paired_sheet, picture_sheet, rank_sheet
 from anprompt.tables.cost import cost_sheet
-from anprompt.tables.rows import MEAN, MEAN_H
+from anprompt.tables.rows import MEAN, MEAN_H, label, nice
 from anprompt.tables.runs import Batch, Grid, Values, average, average_spread, by_dataset, note, spread_note
 from anprompt.tables.sheet import NEITHER, Cell, Column, Line, Sheet, columns
 
@@ -39,7 +39,7 @@ def base_to_new_sheets(batch: Batch, reference: str) -> list[Sheet]:
     grid = Grid.of(batch.records, reference)
     values = measures(grid)
     lines = [*by_dataset(grid, values.values(), _line), *_averages(grid, values)]
-    told = ["Accuracy in percent.", spread_note(batch.records), H_NOTE]
+    told = ["Accuracy in percent.", spread_note(batch.records), H_NOTE, *_borrowed(batch.records)]
     heads = (*columns(("base", "new", "H")), Column("seeds", NEITHER))
     main = Sheet(batch.title(), note(batch.records, *told), ("data", "method"), heads, tuple(lines))
     others = [
@@ -49,6 +49,14 @@ def base_to_new_sheets(batch: Batch, reference: str) -> list[Sheet]:
         cost_sheet(batch, grid),
     ]
     return [main, *(sheet for sheet in others if sheet)]
+
+
+def _borrowed(records: Iterable[Record]) -> list[str]:
+    """Which methods learned nothing that could say something of new classes."""
+    names = list(dict.fromkeys(label(r) for r in records if r.get("method", {}).get("new_classes") == "zero-shot"))
+    if not names:
+        return []
+    return [f"New classes of {', '.join(map(nice, names))}: zero-shot CLIP's, as what was learned says nothing of them."]
 
 
 def _line(group: str, method: str, spreads: list[Spread | None]) -> list[Line]:

@@ -67,7 +67,9 @@ def shown_name(dataset: str) -> str:
 
 NICE = {
     "zeroshot": "zero-shot CLIP", "coop": "CoOp", "cocoop": "CoCoOp", "maple": "MaPLe", "promptsrc": "PromptSRC",
-    "mmrl": "MMRL", "mmrlpp": "MMRL++", "anprompt": "ANPrompt",
+    "mmrl": "MMRL", "mmrlpp": "MMRL++", "anprompt": "ANPrompt", "linear-probe": "linear probe", "ncm": "class means",
+    "tip-adapter": "Tip-Adapter", "tip-adapter-f": "Tip-Adapter-F", "clip-adapter": "CLIP-Adapter", "lp++": "LP++",
+    "clap": "CLAP",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from anprompt.methods import Classifier, Method
 from anprompt.prompting.compute import threads_for
 from anprompt.training.config import TrainConfig
 from anprompt.training.feature_cache import ViewBank
+from anprompt.training.feature_fit import look_count, trial_looks
 from anprompt.training.frozen_features import Looks
 from anprompt.training.job import Job
 from anprompt.training.loop import epoch_order, trial_steps
@@ -82,16 +83,19 @@ def forecast(job: Job, bank: ViewBank | None = None, clock: Clock = time.perf_co
     config = job.train
     with threads_for(job.backbone):
         method, views = job.create(), job.training_views()
-        steps = trial_steps(method, views, config)
+        looks_only = method.from_features
+        steps: Iterable[object] = trial_looks(method, views, config) if looks_only else trial_steps(method, views, config)
         started = process_age() + clock() - began
         times = step_times(steps, clock)
-        cached_s, cached = _cached(method, views, config, bank, times[1:], clock)
+        cached_s, cached = _cached(method, views, config, None if looks_only else bank, times[1:], clock)
         val_s, val_mb = _evaluation(job, method, "val", clock)
         test_s, test_mb = _evaluation(job, method, "test", clock)
-    epoch = len(epoch_order(len(views), config.batch_size, 0, 0))
+    epochs, epoch = config.epochs, len(epoch_order(len(views), config.batch_size, 0, 0))
+    if looks_only:  # what it learns from the features takes seconds, which are not counted
+        epochs, epoch = 1, look_count(views, config)
     return Forecast(
         start_s=started, first_s=times[0], step_s=_mean(times[1:]), cached_s=cached_s,
-        steps=config.epochs * epoch, cached=cached, val_s=val_s, test_s=test_s, epochs=config.epochs,
+        steps=epochs * epoch, cached=cached, val_s=val_s, test_s=test_s, epochs=epochs,
         memory_mb=peak_memory_mb() + val_mb + test_mb, device_mb=_device_mb(job.backbone.device),
     )  # fmt: skip
 

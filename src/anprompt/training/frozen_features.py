@@ -33,19 +33,22 @@ class Looks:
         trunk_precision: "full", or "bf16" to round the trunk activations.
         bank: None computes every look; so do views without `view_keys`.
         target: whether frozen features are those of the "noisy" or of the "clean" view, where views are disturbed.
+        parts: what is looked at, see `Method.image_state`; with "frozen" the trunk comes empty.
     """
 
     def __init__(
         self, method: Method, views: TrainViews, precision: str = "fp32", trunk_precision: str = "full",
-        bank: ViewBank | None = None, target: str = "clean",
+        bank: ViewBank | None = None, target: str = "clean", parts: Parts = "both",
     ) -> None:  # fmt: skip
+        self.parts: Parts = parts
         self.method, self.views, self.precision = method, views, precision
         self.rounded = trunk_precision == "bf16"
         self.device = method.backbone.device
         self.apart = getattr(views, "change", None) is not None and target == "clean"
         self.rows: Rows | None = None
         if bank is not None and hasattr(views, "view_keys"):
-            self.rows = bank.open({**space_of(method, precision, trunk_precision), **({"target": target} if self.apart else {})})
+            space = space_of(method, precision, trunk_precision, parts)
+            self.rows = bank.open({**space, **({"target": target} if self.apart else {})})
 
     def batch(self, indices: Tensor, epoch: int) -> Vision:
         """What the frozen encoder makes of these views in this epoch, from the bank where it has them all."""
@@ -74,6 +77,7 @@ class Looks:
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()  # or the copy would wait
         with autocast(self.device, self.precision):
+            asked = asked if self.parts == "both" else {"parts": self.parts, **asked}
             vision = self.method.image_state(pixels.to(self.device, self.method.backbone.dtype, non_blocking=True), **asked)
         return dataclasses.replace(vision, trunk=vision.trunk.to(torch.bfloat16)) if self.rounded else vision
 
@@ -83,20 +87,23 @@ class Looks:
             self.rows.flush()
 
 
-def space_of(method: Method, precision: str, trunk_precision: str) -> dict[str, str]:
+def space_of(method: Method, precision: str, trunk_precision: str, parts: Parts = "both") -> dict[str, str]:
     """Everything besides the pixels that decides what `Method.image_state` gives: the bank's space.
 
     The device and torch's version are part of it, so that training from the bank is bit-equal to training
     without it.
     """
     owner = next(kind for kind in type(method).__mro__ if "image_state" in vars(kind))
+    first = method.first_block
     sees = (
         "trunk" if owner is Method else f"{owner.__module__}.{owner.__qualname__} {method.config.to_dict()}"
     )
+    if parts == "frozen":  # the same for every method
+        sees, first = "frozen features", 0
     backbone = method.backbone
     return {
         "weights": backbone.weight_hash, "dtype": str(backbone.dtype), "precision": precision,
-        "trunk": trunk_precision, "sees": sees, "first_block": str(method.first_block),
+        "trunk": trunk_precision, "sees": sees, "first_block": str(first),
         "device": backbone.device.type, "torch": torch.__version__,
     }  # fmt: skip
 

@@ -37,6 +37,7 @@ from anprompt.training.callbacks import (
 from anprompt.training.config import TrainConfig
 from anprompt.training.distributed import split_batches
 from anprompt.training.feature_cache import MemoryBank, ViewBank
+from anprompt.training.feature_fit import fit_features
 from anprompt.training.frozen_features import Looks, TrainViews
 from anprompt.training.nan_watch import NanWatch, NonFiniteLoss
 from anprompt.training.state import ResumableState, TrainLog, run_key
@@ -259,6 +260,10 @@ def fit(
         UserError: nothing to train, no pictures, labels outside the class list, foreign state, no callback.
         NonFiniteLoss: NaN or Inf, named with its step; the method is back at its last finished epoch.
     """
+    if method.from_features:
+        check_labels(views, len(method.trained_classnames))
+        told = ([Hooks(on_step, on_epoch)] if on_step or on_epoch else []) + list(callbacks)
+        return fit_features(method, views, config, validate=validate, callbacks=told, bank=bank, team=team)
     run = Run(
         method, views, config, state=state, validate=validate, on_step=on_step, on_epoch=on_epoch,
         callbacks=callbacks, team=team,
