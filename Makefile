@@ -15,6 +15,7 @@ test: lint
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # The documents and a reference made of docstrings, into site/; a broken link fails.

@@ -46,13 +46,7 @@ def main() -> None:
     data = anprompt.open_dataset(args.data)
     base, new = subset_classes(data, "base"), subset_classes(data, "new")
     clf = anprompt.PromptClassifier(
-        "embedded",
-        args.method,
-        shots=16,
-        seed=args.seed,
-        classes="base",
-        calibrate="temperature",
-        accept=0.95,
+        "embedded", args.method, shots=16, seed=args.seed, classes="base", calibrate="temperature", accept=0.95
     ).fit(data)
     found, method = clf.calibration_, clf.method_
     print(f"{found.pictures} validation pictures: {found}")
@@ -70,9 +64,7 @@ def main() -> None:
         print(f"{name}: AUROC {roc_auc_score(truth, values.numpy()):.3f}")
     for name, part in (("base", z), ("new", among_base)):
         passed = part.softmax(dim=1).max(dim=1).values >= found.threshold
-        print(
-            f"threshold {found.threshold:.3f} lets through {100 * float(passed.float().mean()):.1f} % of {name}"
-        )
+        print(f"threshold {found.threshold:.3f} lets through {100 * float(passed.float().mean()):.1f} % of {name}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def views(dataset: Dataset, items: tuple, backbone: Backbone, config: TrainConfi
 
 
 def parse(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """"a=1,b=2" -> (method settings, training settings)."""
+    """ "a=1,b=2" -> (method settings, training settings)."""
     values = {}
     for pair in filter(None, text.split(",")):
         key, value = pair.split("=")
@@ -103,7 +103,10 @@ def main() -> None:
         mean = {key: sum(cell[key] for cell in cells) / len(cells) for key in ("base", "new", "H")}
         rows.append({"settings": text, "cells": len(cells), **{k: round(v, 2) for k, v in mean.items()}})
         seconds = time.perf_counter() - started
-        print(f"{text or '(preset)':60s} base {mean['base']:6.2f} new {mean['new']:6.2f} H {mean['H']:6.2f}  {seconds:.0f} s", flush=True)
+        print(
+            f"{text or '(preset)':60s} base {mean['base']:6.2f} new {mean['new']:6.2f} H {mean['H']:6.2f}  {seconds:.0f} s",
+            flush=True,
+        )
         if args.out:
             write_json(args.out, rows)
 

@@ -107,9 +107,7 @@ def compare(draws: int) -> None:
         ours = measure(lambda p, f, s: corrupt(p, f, s, rng=rng), [family], draws)[family]
         for severity, theirs in stored[family].items():
             gap = np.subtract(ours[severity]["value"], theirs["value"]).round(2)
-            print(
-                f"  {severity} oracle {theirs['value']} ours - oracle {gap.tolist()} spread {theirs['spread']}"
-            )
+            print(f"  {severity} oracle {theirs['value']} ours - oracle {gap.tolist()} spread {theirs['spread']}")
 
 
 def main() -> None:

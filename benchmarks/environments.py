@@ -105,9 +105,12 @@ def impossible(environment: Environment, python: str) -> str:
     """Why an environment can't be had here; empty where it can."""
     if environment.user and os.geteuid() != 0:
         return "needs root"
-    if environment.user and subprocess.run(
-        ["su", "-s", "/bin/sh", environment.user, "-c", f"{shlex.quote(python)} -c 0"], capture_output=True
-    ).returncode:
+    if (
+        environment.user
+        and subprocess.run(
+            ["su", "-s", "/bin/sh", environment.user, "-c", f"{shlex.quote(python)} -c 0"], capture_output=True
+        ).returncode
+    ):
         return f"{environment.user} can't run {python}"
     if "randomly" in environment.arguments:
         known = subprocess.run([python, "-c", "import pytest_randomly"], capture_output=True).returncode == 0
@@ -119,7 +122,10 @@ def checkout_copy(folder: Path) -> Path:
     """Tracked files and new ones, with `shared/` beside them where this checkout has it."""
     target = folder / "checkout"
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     ).stdout
     for name in filter(None, listed.decode().split("\0")):
         if (ROOT / name).is_file():
@@ -200,7 +206,11 @@ def main() -> int:
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         reason = impossible(ENVIRONMENTS[name], args.python)
-        run = {"left out": reason} if reason else measured(name, args.tests, args.python, args.options.split(), args.limit)
+        run = (
+            {"left out": reason}
+            if reason
+            else measured(name, args.tests, args.python, args.options.split(), args.limit)
+        )
         found[name] = run
         print(f"{name}: {run}", flush=True)
     print("\n".join(lines(found)))

@@ -66,7 +66,10 @@ class Costs:
         before, begun = _peak(reset=True), time.process_time()
         yield
         taken, grown = time.process_time() - begun, (_peak() - before) / 1e6
-        self.worst = {"cpu_seconds": max(self.worst["cpu_seconds"], taken), "memory_mb": max(self.worst["memory_mb"], grown)}
+        self.worst = {
+            "cpu_seconds": max(self.worst["cpu_seconds"], taken),
+            "memory_mb": max(self.worst["memory_mb"], grown),
+        }
         assert taken < MOST_SECONDS + size * SECONDS_PER_BYTE, f"{taken:.1f} s for {size:,} bytes"
         assert grown < MOST_MB + size * 1e-4, f"{grown:.0f} MB for {size:,} bytes"
 
@@ -147,7 +150,10 @@ def main() -> int:
         if args.growth:
             return grown(world)
         until = time.monotonic() + 60 * args.minutes
-        print(f"{'target':22} {'executions':>10} {'values':>8} {'refused':>8} {'s':>7} {'worst s':>8} {'MB':>6}  finding", flush=True)
+        print(
+            f"{'target':22} {'executions':>10} {'values':>8} {'refused':>8} {'s':>7} {'worst s':>8} {'MB':>6}  finding",
+            flush=True,
+        )
         rounds = ((name, args.seed + turn) for turn in itertools.count() for name in names)
         for number, (name, seed) in enumerate(rounds):
             if number >= len(names) and time.monotonic() > until:

@@ -1,6 +1,6 @@
 """Seconds against number of classes as an SVG, from the JSON that `benchmarks/speed.py` writes.
 
-    python benchmarks/plot.py benchmarks/results/speed.json benchmarks/results/speed.svg
+python benchmarks/plot.py benchmarks/results/speed.json benchmarks/results/speed.svg
 """
 
 from __future__ import annotations

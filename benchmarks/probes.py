@@ -27,7 +27,7 @@ from anprompt.evaluation.inference import image_states, logits_of
 from anprompt.evaluation.loaders import make_views
 from anprompt.methods import Classifier, get_preset
 from anprompt.methods.registry import get_method
-from anprompt.training.feature_cache import MemoryBank
+from anprompt.training.feature_cache import MemoryFeatureCache
 from anprompt.training.job import Job, plan, run
 from anprompt.utils.files import write_json
 
@@ -58,7 +58,7 @@ def main() -> None:
     backbone = load_backbone(args.backbone)
     data = open_dataset(args.data)
     data = dataclasses.replace(data, read=functools.lru_cache(maxsize=20_000)(data.read))
-    bank, seen = MemoryBank(1024), {}
+    bank, seen = MemoryFeatureCache(1024), {}
     for shots in map(int, args.shots.split(",")):
         for seed in map(int, args.seeds.split(",")):
             for name in args.methods.split(","):
@@ -77,11 +77,16 @@ def main() -> None:
                     method = create_method(name, backbone, job.dataset.classnames, template=job.template)
                     facts = {"seconds": 0.0}
                 if kind.from_features:
-                    facts["again"] = round(run(planned(args, data, backbone, name, shots, seed), bank=bank).log.seconds, 2)
+                    facts["again"] = round(
+                        run(planned(args, data, backbone, name, shots, seed), bank=bank).log.seconds, 2
+                    )
                 state = (method.first_block, method.reads)
                 if state not in seen:
                     views = make_views(backbone, data, data.test, probe="eval")
-                    seen[state] = image_states(method, views.eval_batch, torch.arange(len(views)), method.reads), views.labels
+                    seen[state] = (
+                        image_states(method, views.eval_batch, torch.arange(len(views)), method.reads),
+                        views.labels,
+                    )
                 answered = Classifier(method)
                 z = torch.cat([
                     logits_of(method, dataclasses.replace(seen[state][0], **{
@@ -90,7 +95,9 @@ def main() -> None:
                     for part in torch.arange(len(seen[state][1])).split(100)
                 ])  # fmt: skip
                 right = z.argmax(1) == seen[state][1]
-                rows.append({**key, "accuracy": round(100 * float(right.float().mean()), 3), "tested": len(right), **facts})
+                rows.append(
+                    {**key, "accuracy": round(100 * float(right.float().mean()), 3), "tested": len(right), **facts}
+                )
                 write_json(out, {"data": args.data, "backbone": backbone.weight_hash, "runs": rows})
                 print(f"{data.name} {key} {rows[-1]['accuracy']:.1f} {time.perf_counter() - started:.1f} s", flush=True)
 

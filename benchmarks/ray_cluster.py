@@ -155,23 +155,12 @@ def compared(folder: Path) -> dict[str, Any]:
     """How many records have the very metrics of a local sweep: accuracies, predictions, calibration."""
     from anprompt.experiments.records import read_records
 
-    command = [
-        sys.executable,
-        "-m",
-        "anprompt",
-        "bench",
-        *SWEEP,
-        "--runs",
-        str(folder / "local"),
-        "--jobs",
-        "2",
-    ]
+    command = [sys.executable, "-m", "anprompt", "bench", *SWEEP, "--runs", str(folder / "local"), "--jobs", "2"]
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
     metrics = [
-        {record["spec_hash"]: record["metrics"] for record in read_records(folder / name)}
-        for name in ("ray", "local")
+        {record["spec_hash"]: record["metrics"] for record in read_records(folder / name)} for name in ("ray", "local")
     ]
     equal = sum(metrics[0].get(key) == value for key, value in metrics[1].items())
     return {"local seconds (2 jobs)": round(seconds, 1), "metrics equal to local": equal}
@@ -183,17 +172,15 @@ def overhead(runs: Path) -> dict[str, Any]:
 
     from anprompt.commands.bench import specifications
     from anprompt.commands.main import parser_of
-    from anprompt.experiments import Lab
+    from anprompt.experiments import ExperimentContext
     from anprompt.experiments.runners.ray import run_ray
     from anprompt.experiments.sweep import run_all
 
     specs = specifications(parser_of("bench").parse_args(SWEEP))
-    lab = Lab()
-    local = warm_seconds(lambda: run_all(specs, runs, lab=lab))
+    context = ExperimentContext()
+    local = warm_seconds(lambda: run_all(specs, runs, context=context))
     started = time.monotonic()
-    ray.init(
-        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=MEMORY
-    )
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=MEMORY)
     start = time.monotonic() - started
     there = warm_seconds(lambda: run_ray(specs, runs))
     ray.shutdown()

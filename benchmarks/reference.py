@@ -18,7 +18,7 @@ from anprompt.backbones.hf import HFClip
 from anprompt.data.embedded import manifest
 from anprompt.methods.base import Method
 from anprompt.prompting.packing import pack
-from anprompt.prompting.prompts import ClassBank, Vision, unit
+from anprompt.prompting.prompts import ClassState, ImageState, unit
 
 WORD = 7  # letters; longer words are two tokens, about what CLIP's own vocabulary makes of class names
 
@@ -67,7 +67,7 @@ def class_names(count: int) -> list[str]:
     return (single + pairs)[:count]
 
 
-def whole(bank: ClassBank, backbone: Backbone) -> ClassBank:
+def whole(bank: ClassState, backbone: Backbone) -> ClassState:
     """The same class list at the full context length and from block 1 on, as the field's code runs it."""
     ids = long_ids(bank, backbone)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def whole(bank: ClassBank, backbone: Backbone) -> ClassBank:
 
 
 @dataclasses.dataclass(frozen=True)
-class WholeBank(ClassBank):
+class WholeBank(ClassState):
     """A class list as padded sentences of the full length."""
 
     sentences: Tensor
@@ -89,14 +89,14 @@ class WholeBank(ClassBank):
 
 
 @torch.no_grad()
-def see_apart(method: Method, pixels: Tensor) -> Vision:
+def see_apart(method: Method, pixels: Tensor) -> ImageState:
     """The frozen image encoder run whole beside the blocks that lead to the prompted ones."""
     start = method.backbone.pre_norm(method.backbone.embed_image(pixels))
     frozen = unit(method.backbone.encode_image(pixels))
-    return Vision(method.backbone.run_image(start, 1, method.first_block - 1), frozen)
+    return ImageState(method.backbone.run_image(start, 1, method.first_block - 1), frozen)
 
 
-def field_bank(method: Method, names: Sequence[str]) -> ClassBank:
+def field_bank(method: Method, names: Sequence[str]) -> ClassState:
     """The class list of a method at the full context length, nothing of it computed beforehand."""
     bank = method.prepare(list(names))
     if not hasattr(bank, "slots"):
@@ -106,7 +106,7 @@ def field_bank(method: Method, names: Sequence[str]) -> ClassBank:
     return dataclasses.replace(bank, tokens=tokens, packing=pack(tokens, bank.shared))
 
 
-def long_ids(bank: ClassBank, backbone: Backbone) -> Tensor:
+def long_ids(bank: ClassState, backbone: Backbone) -> Tensor:
     """Token ids padded to the full context length, [C, 77]."""
     ids = bank.tokens.ids
     return torch.cat([ids, ids[:, -1:].expand(-1, backbone.dims.context_length - ids.shape[1])], dim=1)

@@ -18,12 +18,7 @@ from anprompt.tables.claims import from_records, ledgers
 
 ROOT = Path(__file__).parents[1]
 RECORDS = "results/embedded-base-to-new"
-WHERE = {
-    "protocol": "base-to-new",
-    "backbone": "embedded",
-    "data": "average of the 11 embedded data sets",
-    "shots": 16,
-}
+WHERE = {"protocol": "base-to-new", "backbone": "embedded", "data": "average of the 11 embedded data sets", "shots": 16}
 
 
 def whole_seeds(method: str, records: list[dict[str, Any]]) -> list[int]:

@@ -32,7 +32,7 @@ from anprompt.data.embedded import EMBEDDED_SETS, embedded_dataset, embedded_mod
 from anprompt.evaluation.loaders import make_views
 from anprompt.methods import build_method
 from anprompt.prompting.compute import threads_for
-from anprompt.training.feature_cache import DiskBank, MemoryBank, ViewBank
+from anprompt.training.feature_cache import DiskFeatureCache, FeatureCache, MemoryFeatureCache
 from anprompt.training.job import Job, plan
 from anprompt.training.loop import Run, epoch_order, fit, fit_many, make_optimizer
 from anprompt.utils.files import write_json
@@ -80,7 +80,7 @@ def field_epoch(job: Job) -> None:
     quicken(job.backbone)
 
 
-def by_library(job: Job, bank: ViewBank | None = None) -> None:
+def by_library(job: Job, bank: FeatureCache | None = None) -> None:
     """All epochs of a run as the library trains it."""
     run = run_of(job)
     with threads_for(job.backbone):
@@ -91,7 +91,7 @@ def section_epoch(args: argparse.Namespace, backbone: Backbone) -> list[dict[str
     """An epoch of each set: the reference, the library, and the library with all views in a bank."""
     rows = []
     for name in args.sets:
-        job, bank = job_of(backbone, name, epochs=1), MemoryBank()
+        job, bank = job_of(backbone, name, epochs=1), MemoryFeatureCache()
         by_library(job, bank)
         row = {
             "field": seconds(field_epoch, job),
@@ -112,8 +112,8 @@ def section_bank(args: argparse.Namespace, backbone: Backbone) -> list[dict[str,
         with tempfile.TemporaryDirectory() as folder:
             row = {
                 "off": seconds(by_library, job),
-                "filling": seconds(by_library, job, DiskBank(folder)),
-                "filled": seconds(by_library, job, DiskBank(folder)),
+                "filling": seconds(by_library, job, DiskFeatureCache(folder)),
+                "filled": seconds(by_library, job, DiskFeatureCache(folder)),
             }
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e6
         rows.append({**facts(job), "seconds": row, "megabytes": size})
@@ -129,10 +129,7 @@ def section_many(args: argparse.Namespace, backbone: Backbone) -> list[dict[str,
         name, jobs = args.sets[0], []
         for lr in (3e-4, 1e-3, 3e-3):
             jobs.append(job_of(kind, name, lr=lr) if kind is backbone else small(kind, name, lr=lr))
-        row = {
-            "apart": sum(seconds(by_library, job) for job in jobs),
-            "together": seconds(together, jobs),
-        }
+        row = {"apart": sum(seconds(by_library, job) for job in jobs), "together": seconds(together, jobs)}
         rows.append({**facts(jobs[0]), "runs": len(jobs), "seconds": row})
         print(f"many, {kind.id}: apart {row['apart']:.1f} s   together {row['together']:.1f} s", flush=True)
     return rows
@@ -158,11 +155,7 @@ def section_estimate(args: argparse.Namespace, backbone: Backbone) -> list[dict[
             command = [sys.executable, "-m", "anprompt", "fit", *words.split(), "--json"]
             told = json.loads(output([*command, "--estimate"]))
             took = seconds(output, [*command, "--out", f"{folder}/{number}"])
-            row = {
-                "run": words.replace(str(full), "ViT-B/16's size"),
-                "estimate": told["seconds"],
-                "took": took,
-            }
+            row = {"run": words.replace(str(full), "ViT-B/16's size"), "estimate": told["seconds"], "took": took}
             rows.append({**row, "error": told["seconds"] / took - 1})
             print(f"estimate {told['seconds']:.0f} s, took {took:.0f} s ({100 * rows[-1]['error']:+.0f} %): {row['run']}",
                   flush=True)  # fmt: skip
@@ -205,9 +198,7 @@ def output(command: Sequence[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--sets", default=",".join(EMBEDDED_SETS), help="bank and many use the first")
     parser.add_argument("--out", type=Path, help="write the results as JSON")

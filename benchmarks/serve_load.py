@@ -88,7 +88,9 @@ def served(adapter: Path, *options: str) -> Iterator[tuple[int, int]]:
 
 def form(picture: bytes, names: Sequence[str]) -> tuple[bytes, dict[str, str]]:
     """Body and headers of one request."""
-    head = f'--{MARK}\r\nContent-Disposition: form-data; name="classes"\r\n\r\n{json.dumps(list(names))}\r\n--{MARK}\r\n'
+    head = (
+        f'--{MARK}\r\nContent-Disposition: form-data; name="classes"\r\n\r\n{json.dumps(list(names))}\r\n--{MARK}\r\n'
+    )
     head += 'Content-Disposition: form-data; name="top"\r\n\r\n1000\r\n'
     head += f'--{MARK}\r\nContent-Disposition: form-data; name="pictures"; filename="x"\r\n\r\n'
     body = head.encode() + picture + f"\r\n--{MARK}--\r\n".encode()
@@ -171,7 +173,12 @@ def drive(port: int, calls: Sequence[Call], clients: int) -> dict[str, Any]:
 def figures(seconds: float, each: Sequence[float]) -> dict[str, Any]:
     """Requests per second, and the middle and slow end of their times in milliseconds."""
     cuts = statistics.quantiles(each, n=100)
-    return {"requests": len(each), "per_second": len(each) / seconds, "p50_ms": 1000 * cuts[49], "p99_ms": 1000 * cuts[98]}
+    return {
+        "requests": len(each),
+        "per_second": len(each) / seconds,
+        "p50_ms": 1000 * cuts[49],
+        "p99_ms": 1000 * cuts[98],
+    }
 
 
 def plain_loop(offline: PromptClassifier, files: Sequence[Path], count: int) -> dict[str, Any]:

@@ -194,7 +194,10 @@ def with_ratios(seconds: Seconds) -> dict[str, Any]:
 
 
 def show(what: str, row: dict[str, Any]) -> None:
-    cells = [f"{v} {s:.3f} s" + (f" ({row['ratio'][v]:.1f}x)" if v in row["ratio"] else "") for v, s in row["seconds"].items()]
+    cells = [
+        f"{v} {s:.3f} s" + (f" ({row['ratio'][v]:.1f}x)" if v in row["ratio"] else "")
+        for v, s in row["seconds"].items()
+    ]
     print(f"{what:24s} " + "   ".join(cells), flush=True)
 
 
@@ -290,7 +293,9 @@ def section_floor(bench: Bench) -> list[dict[str, Any]]:
         bank = method.prepare(method.trained_classnames)
         counts = step_operations(bench.backbone.dims, bank.packing, method.first_block, 5, bench.args.batch)
         rows.append({"classes": classes, "gflop": counts, "ratio": {k: counts["field"] / v for k, v in counts.items()}})
-        print(f"floor, {classes} classes     " + "   ".join(f"{k} {v:.0f} GFLOP" for k, v in counts.items()), flush=True)
+        print(
+            f"floor, {classes} classes     " + "   ".join(f"{k} {v:.0f} GFLOP" for k, v in counts.items()), flush=True
+        )
     return rows
 
 

@@ -23,14 +23,14 @@ from anprompt.backbones import load_backbone
 from anprompt.backbones.linear import quicken, restore
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
-from anprompt.prompting.prompts import ClassBank
+from anprompt.prompting.prompts import ClassState
 from anprompt.utils.files import write_json
 from reference import class_names, field_bank, random_vit_b16, see_apart
 
 ENGINES = ("field", "plain", "shared")
 
 
-def step(method: Method, engine: str, bank: ClassBank, pixels: Tensor, labels: Tensor) -> None:
+def step(method: Method, engine: str, bank: ClassState, pixels: Tensor, labels: Tensor) -> None:
     """One forward and backward pass."""
     method.engine = "shared" if engine == "shared" else "plain"
     (restore if engine == "field" else quicken)(method.backbone)

@@ -45,9 +45,9 @@ from anprompt.noise.seeds import stable_seed
 from anprompt.noise.text import DEFAULT_OPS
 from anprompt.noise.weak_image import WEAK_FAMILIES
 from anprompt.prompting.compute import threads_for
-from anprompt.prompting.prompts import Vision as ImageState
+from anprompt.prompting.prompts import ImageState as ImageState
 from anprompt.prompting.prompts import see
-from anprompt.training.feature_cache import MemoryBank
+from anprompt.training.feature_cache import MemoryFeatureCache
 from anprompt.training.loop import TrainConfig, fit
 from anprompt.utils.files import read_json, write_json
 
@@ -99,10 +99,12 @@ def judged(half: Dataset, own: str, backbone: Backbone) -> Judged:
         noisy.append(Condition("image", family, severity).view(item, view))
         chosen.append(family)
     labels = np.array([item.label for item in half.test])
-    return Judged(np.stack(clean), np.stack(noisy), labels, tuple(chosen), np.array([i.domain == own for i in half.test]))
+    return Judged(
+        np.stack(clean), np.stack(noisy), labels, tuple(chosen), np.array([i.domain == own for i in half.test])
+    )
 
 
-def worded(half: Dataset, backbone: Backbone) -> dict[str, list[list[str]]]:
+def with_sentences(half: Dataset, backbone: Backbone) -> dict[str, list[list[str]]]:
     """Sentences per group of conditions: one list per condition, a sentence per class."""
     clean = [half.template.format(spoken(name)) for name in half.classnames]
     groups: dict[str, list[list[str]]] = {"clean": [clean]}
@@ -150,7 +152,9 @@ class Variant:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def trained(variant: Variant, base: Dataset, backbone: Backbone, seed: int, bank: MemoryBank) -> tuple[Method, float]:
+def trained(
+    variant: Variant, base: Dataset, backbone: Backbone, seed: int, bank: MemoryFeatureCache
+) -> tuple[Method, float]:
     """The method after its training, and the seconds of processor time that took."""
     recipe = get_preset(variant.method)
     config = cast(TrainConfig, TrainConfig.from_dict({**recipe.train, **variant.train, "seed": seed}))
@@ -179,7 +183,7 @@ class Seen:
 
     Attributes:
         clean, noisy: image states by batch.
-        groups: sentences per group of conditions, see `worded`.
+        groups: sentences per group of conditions, see `with_sentences`.
     """
 
     which: str
@@ -201,7 +205,7 @@ def seen(which: str, half: Dataset, own: str, backbone: Backbone) -> Seen:
         batches = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
         return [see(backbone, normalised(batch, backbone.mean, backbone.std), first) for batch in batches]
 
-    return Seen(which, half, first, images, states(images.clean), states(images.noisy), worded(half, backbone))
+    return Seen(which, half, first, images, states(images.clean), states(images.noisy), with_sentences(half, backbone))
 
 
 @torch.no_grad()
@@ -252,7 +256,9 @@ def answers(
 
 def run(args: argparse.Namespace) -> None:
     backbone = load_backbone("embedded")
-    variants = [Variant.parse(line) for line in args.variants.read_text().splitlines() if line.strip() and line[0] != "#"]
+    variants = [
+        Variant.parse(line) for line in args.variants.read_text().splitlines() if line.strip() and line[0] != "#"
+    ]
     for seed in args.seeds:
         for name in args.sets:
             todo = [v for v in variants if not path_of(args.out, name, seed, v).is_file()]
@@ -266,7 +272,7 @@ def path_of(out: Path, name: str, seed: int, variant: Variant) -> Path:
 
 
 def one_set(args: argparse.Namespace, backbone: Backbone, name: str, seed: int, todo: Sequence[Variant]) -> None:
-    parts, bank = halves(name, seed, args.images), MemoryBank()
+    parts, bank = halves(name, seed, args.images), MemoryFeatureCache()
     own = parts["base"].train[0].domain
     met = [seen(which, half, own, backbone) for which, half in parts.items()]
     facts = {part.which: {"families": " ".join(part.judged.families), "own": "".join("01"[int(v)] for v in part.judged.own)}
@@ -310,7 +316,9 @@ def load(out: Path) -> dict[tuple[str, str], dict[tuple[str, int], Any]]:
     return rows
 
 
-def interval(first: dict[Any, Any], second: dict[Any, Any], which: str, group: str, draws: int = 500) -> tuple[float, float]:
+def interval(
+    first: dict[Any, Any], second: dict[Any, Any], which: str, group: str, draws: int = 500
+) -> tuple[float, float]:
     """Mean difference and half the width of its 95 % interval: images resampled within sets, sets listed."""
     cells = sorted(first.keys() & second.keys())
     rng = np.random.default_rng(0)

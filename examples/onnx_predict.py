@@ -1,7 +1,7 @@
 """Names for pictures from a file that `anprompt export` wrote; needs numpy, pillow and onnxruntime alone.
 
-    python onnx_predict.py model.onnx picture.jpg other.png
-    python onnx_predict.py model.onnx --top 5 --json picture.jpg
+python onnx_predict.py model.onnx picture.jpg other.png
+python onnx_predict.py model.onnx --top 5 --json picture.jpg
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ def main() -> None:
         print(json.dumps(answers, indent=2))
         return
     for answer in answers:
-        print(answer["picture"], *(f"{row['class']} {100 * row['probability']:.1f} %" for row in answer["top"]), sep="  ")
+        print(
+            answer["picture"], *(f"{row['class']} {100 * row['probability']:.1f} %" for row in answer["top"]), sep="  "
+        )
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ class Browser:
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Another window size and colour scheme."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.call("Emulation.setEmulatedMedia",
                   features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])  # fmt: skip
 
@@ -105,7 +107,12 @@ class Browser:
         """A key down and up, as a person presses it."""
         text = {"Enter": "\r", " ": " "}.get(key, key if len(key) == 1 else "")
         code = KEYS.get(key, ord(key.upper()) if len(key) == 1 else 0)
-        common = {"key": key, "windowsVirtualKeyCode": code, "code": key if len(key) > 1 else "", "modifiers": 8 * shift}
+        common = {
+            "key": key,
+            "windowsVirtualKeyCode": code,
+            "code": key if len(key) > 1 else "",
+            "modifiers": 8 * shift,
+        }
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 

@@ -51,9 +51,7 @@ def oxford_pets(base: Path) -> list[list]:
     pictures(home / "images", *(f"{stem}.jpg" for stem in stems))
     (home / "images" / "Abyssinian_100.mat").write_text("not a picture")
     (home / "annotations").mkdir()
-    (home / "annotations" / "test.txt").write_text(
-        "#Image CLASS-ID\n" + "".join(f"{s} 1 1 1\n" for s in stems[:8])
-    )
+    (home / "annotations" / "test.txt").write_text("#Image CLASS-ID\n" + "".join(f"{s} 1 1 1\n" for s in stems[:8]))
     return [[f"{stem}.jpg", n % 2, stem.rsplit("_", 1)[0].lower()] for n, stem in enumerate(stems)]
 
 

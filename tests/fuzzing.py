@@ -47,7 +47,9 @@ from . import report_runs
 SECONDS = 10.0  # of processor time for one input, on a machine of any pace
 LONGEST_LINE = 1500
 
-SPLIT = {part: [[f"cat/{i}.jpg", 0, "cat"], [f"dog/{i}.jpg", 1, "dog"]] for i, part in enumerate(("train", "val", "test"))}
+SPLIT = {
+    part: [[f"cat/{i}.jpg", 0, "cat"], [f"dog/{i}.jpg", 1, "dog"]] for i, part in enumerate(("train", "val", "test"))
+}
 DESCRIPTIONS = {"cat": ["A cat has whiskers.", "It purrs."], "dog": ["A dog barks."]}
 PRESET = """method = "mmrl"
 extends = "mmrl"

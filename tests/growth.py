@@ -68,7 +68,9 @@ def _put(*keys: Any) -> Callable[[Any, str], Any]:
 def places(world: World) -> dict[str, tuple[str, Callable[[str], Any]]]:
     """Where in which target's input a text is put."""
     config = {key: value for key, value in world.config.items() if key != "tensors_sha256"}
-    named = _json_places(config, lambda v, t: {**v, "classnames": [t, *v["classnames"][1:]]} if "classnames" in v else {**v, t: 1})
+    named = _json_places(
+        config, lambda v, t: {**v, "classnames": [t, *v["classnames"][1:]]} if "classnames" in v else {**v, t: 1}
+    )
     request = {"pictures": ["aGVsbG8="], "classes": ["cat", "dog"], "noise": "fog:3"}
     return {
         "class list": ("class list", str),

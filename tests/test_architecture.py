@@ -100,7 +100,9 @@ def test_the_root_is_the_face_alone() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["tables", "report", "experiments.records", "evaluation.statistics", "tables.claims"])
+@pytest.mark.parametrize(
+    "module", ["tables", "report", "experiments.records", "evaluation.statistics", "tables.claims"]
+)
 def test_tables_and_report_do_without_torch(module: str) -> None:
     code = f"import sys, anprompt.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

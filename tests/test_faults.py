@@ -31,7 +31,7 @@ from anprompt.experiments.records import finished, read_records, record_path, sa
 from anprompt.methods import Classifier, build_method
 from anprompt.prompting.memory import LEAST_SAVED, LessMemory, in_halves, is_out_of_memory
 from anprompt.prompting.shared_text import saved_bytes
-from anprompt.training.feature_cache import DiskBank
+from anprompt.training.feature_cache import DiskFeatureCache
 from anprompt.training.job import plan
 from anprompt.training.job import run as tune
 from anprompt.utils.files import atomic_write, read_tensors, write_json, write_tensors
@@ -107,11 +107,7 @@ def full(*_: Any, **__: Any) -> Any:
 
 @pytest.mark.parametrize(
     "write",
-    [
-        full,
-        lambda path: path.write_text("x" * 100_000),
-        lambda path: write_tensors(path, {"a": torch.zeros(100_000)}),
-    ],
+    [full, lambda path: path.write_text("x" * 100_000), lambda path: write_tensors(path, {"a": torch.zeros(100_000)})],
     ids=["full", "text", "tensors"],
 )
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, write: Callable[[Path], Any]) -> None:
@@ -269,7 +265,7 @@ def test_a_clock_that_jumps_changes_nothing(
     moments = iter([0.0, 4e9, 1.7e9, 1.0] * 10_000)
     monkeypatch.setattr(time, "time", lambda: next(moments))
     for turn in ("first", "second"):
-        found = tune(job, state=tmp_path / turn, bank=DiskBank(tmp_path / "bank")).method.state_dict()
+        found = tune(job, state=tmp_path / turn, bank=DiskFeatureCache(tmp_path / "bank")).method.state_dict()
         assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
@@ -305,7 +301,9 @@ def test_real_shortages_are_told_from_other_errors() -> None:
         np.empty(2**50, np.uint8)
     assert is_out_of_memory(too_large.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
-    assert not is_out_of_memory(RuntimeError("shapes do not match")) and not is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match")) and not is_out_of_memory(
+        ValueError("out of memory")
+    )
 
 
 def test_a_step_goes_on_in_smaller_parts_and_stays_there() -> None:
@@ -423,7 +421,9 @@ def test_a_loss_that_breaks_is_named_and_the_last_epoch_is_kept(
     out = tmp_path / "out"
     assert main(words(photos, tiny_folder, out, "--quiet", "--lr", "1e30")) == 2
     line = one_line(capsys)
-    assert re.search(r"(loss part|gradient of|tensor) '\w+.*is NaN or Inf (at|by) epoch \d, step \d+\. Lower the learning", line)
+    assert re.search(
+        r"(loss part|gradient of|tensor) '\w+.*is NaN or Inf (at|by) epoch \d, step \d+\. Lower the learning", line
+    )
     only_whole_state(out)
     tensors, _ = read_tensors(out / ".state" / "state.safetensors")
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values())

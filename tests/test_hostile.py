@@ -16,15 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from anprompt.adapters.adapter import (
-    CARD,
-    CONFIG,
-    TENSORS,
-    load_adapter,
-    read_config,
-    save_adapter,
-    write_record,
-)
+from anprompt.adapters.adapter import CARD, CONFIG, TENSORS, load_adapter, read_config, save_adapter, write_record
 from anprompt.adapters.checks import Bounded
 from anprompt.adapters.official_checkpoints import read_state
 from anprompt.backbones import Backbone, load_backbone
@@ -226,7 +218,9 @@ def test_a_linked_new_folder_moves_and_writes_nothing(adapter: Path, tiny_backbo
     with pytest.raises(UserError, match="is a link"):
         save_adapter(adapter, method)
     write_record(adapter, {"note": "x"})
-    assert {p.name: p.read_text() for p in mine.iterdir()} == dict.fromkeys((CONFIG, CARD, TENSORS, "letter.txt"), "mine")
+    assert {p.name: p.read_text() for p in mine.iterdir()} == dict.fromkeys(
+        (CONFIG, CARD, TENSORS, "letter.txt"), "mine"
+    )
 
 
 def test_linked_files_are_neither_replaced_nor_followed(adapter: Path, tmp_path: Path) -> None:
@@ -316,7 +310,16 @@ def test_tensors_that_are_not_there_are_refused(tensor: torch.Tensor, tmp_path: 
 
 
 # --- what is shown --------------------------------------------------------------------------------
-NASTY = ["\x1b[31mred", "\x1b]0;title\x07", "a\r\nb", f"abc{BIDI}gpj.exe", "\u2066x\u2069", "\x9b31m", "\u200b", "\ud800"]
+NASTY = [
+    "\x1b[31mred",
+    "\x1b]0;title\x07",
+    "a\r\nb",
+    f"abc{BIDI}gpj.exe",
+    "\u2066x\u2069",
+    "\x9b31m",
+    "\u200b",
+    "\ud800",
+]
 
 
 @pytest.mark.parametrize("text", NASTY)

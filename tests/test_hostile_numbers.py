@@ -1,5 +1,7 @@
 """Adapters with numbers that are none, and models that give none: one line, never an answer (docs/security.md)."""
 
+# ruff: noqa: F811 (fixtures are imported from a neighbour)
+
 from __future__ import annotations
 
 import copy
@@ -34,9 +36,7 @@ TENSOR_VALUES: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", TENSOR_VALUES)
 @pytest.mark.parametrize("whole", [True, False], ids=["all", "one"])
-def test_absurd_tensors_are_refused_by_name(
-    case: str, whole: bool, adapter: Path, tiny_backbone: Backbone  # noqa: F811
-) -> None:
+def test_absurd_tensors_are_refused_by_name(case: str, whole: bool, adapter: Path, tiny_backbone: Backbone) -> None:
     tensors = load_file(adapter / TENSORS)
     name = sorted(tensors)[0]
     spoilt = torch.full_like(tensors[name], TENSOR_VALUES[case]) if whole else tensors[name].clone()
@@ -49,7 +49,7 @@ def test_absurd_tensors_are_refused_by_name(
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool])
-def test_whole_numbers_are_no_prompts(dtype: torch.dtype, adapter: Path, tiny_backbone: Backbone) -> None:  # noqa: F811
+def test_whole_numbers_are_no_prompts(dtype: torch.dtype, adapter: Path, tiny_backbone: Backbone) -> None:
     tensors = load_file(adapter / TENSORS)
     name = sorted(tensors)[0]
     save_file({**tensors, name: tensors[name].to(dtype)}, adapter / TENSORS)
@@ -77,12 +77,12 @@ BAD_CALIBRATIONS: list[Any] = [
 
 
 @pytest.mark.parametrize("value", BAD_CALIBRATIONS, ids=str)
-def test_absurd_calibrations_are_refused(value: Any, adapter: Path, tiny_backbone: Backbone) -> None:  # noqa: F811
+def test_absurd_calibrations_are_refused(value: Any, adapter: Path, tiny_backbone: Backbone) -> None:
     assert "calibrat" in refused(edit(adapter, record={"calibration": value}), tiny_backbone)
 
 
 @pytest.mark.parametrize("value", [0.05, 1, 20.0])
-def test_bounds_of_a_temperature_are_fine(value: float, adapter: Path, tiny_backbone: Backbone) -> None:  # noqa: F811
+def test_bounds_of_a_temperature_are_fine(value: float, adapter: Path, tiny_backbone: Backbone) -> None:
     edit(adapter, record={"calibration": {"temperature": value, "threshold": 0.0, "accept": 1.0}})
     assert load_adapter(adapter, backbone=tiny_backbone).temperature == value
 
@@ -93,9 +93,7 @@ def test_bounds_of_a_temperature_are_fine(value: float, adapter: Path, tiny_back
      {"logit_scale": True}, {"head_weight": 1e30}, {"head_weight": -1e300}],
     ids=str,
 )  # fmt: skip
-def test_absurd_settings_are_refused(
-    settings: dict[str, Any], adapter: Path, tiny_backbone: Backbone  # noqa: F811
-) -> None:
+def test_absurd_settings_are_refused(settings: dict[str, Any], adapter: Path, tiny_backbone: Backbone) -> None:
     config = json.loads((adapter / "config.json").read_text())
     name = next(iter(settings))
     if name not in config["settings"]:
@@ -104,7 +102,7 @@ def test_absurd_settings_are_refused(
 
 
 @pytest.mark.parametrize("preset", ["coop", "maple", "zeroshot", "mmrl-per-dataset"])
-def test_a_preset_of_another_method_is_refused(preset: str, adapter: Path, tiny_backbone: Backbone) -> None:  # noqa: F811
+def test_a_preset_of_another_method_is_refused(preset: str, adapter: Path, tiny_backbone: Backbone) -> None:
     line = refused(edit(adapter, preset=preset), tiny_backbone)
     assert "anprompt" in line and preset.split("-")[0] in line
 

@@ -1,6 +1,6 @@
 """Step 3: what the things are called, as captions, and a small tokenizer trained on them.
 
-    python captions.py WORK
+python captions.py WORK
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ from transformers import PreTrainedTokenizerFast
 
 CONTEXT = 32
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-TEMPLATES = ["a photo of a {}.", "a picture of a {}.", "a drawing of a {}.", "a pictogram of a {}.",
-             "an icon of a {}.", "an image of the {}.", "a small {}.", "one {}.", "this is a {}.", "{}"]
+TEMPLATES = [
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "a drawing of a {}.",
+    "a pictogram of a {}.",
+    "an icon of a {}.",
+    "an image of the {}.",
+    "a small {}.",
+    "one {}.",
+    "this is a {}.",
+    "{}",
+]
 
 
 def kind(thing: dict) -> str:
@@ -44,16 +54,28 @@ def train_tokenizer(things: list[dict], vocabulary: int = 2560) -> PreTrainedTok
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary - 2, show_progress=False, min_frequency=2,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - 2,
+        show_progress=False,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     core.train_from_iterator(lines, trainer)
     core.add_special_tokens([BOS])
     core.add_special_tokens([EOS])
     core.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A {EOS}", special_tokens=[(t, core.token_to_id(t)) for t in (BOS, EOS)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=EOS,
-                                   model_max_length=CONTEXT, padding_side="right", truncation_side="right",
-                                   clean_up_tokenization_spaces=False)
+        single=f"{BOS} $A {EOS}", special_tokens=[(t, core.token_to_id(t)) for t in (BOS, EOS)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        model_max_length=CONTEXT,
+        padding_side="right",
+        truncation_side="right",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def main(work: Path) -> None:

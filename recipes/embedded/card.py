@@ -1,6 +1,6 @@
 """Step 9: write the model card beside the model, with the figures of zero_shot.json.
 
-    python card.py MODEL_FOLDER "minutes and steps of this training"
+python card.py MODEL_FOLDER "minutes and steps of this training"
 """
 
 from __future__ import annotations

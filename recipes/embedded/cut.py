@@ -30,20 +30,74 @@ SETS = {
     "places": ["place-building", "place-geographic", "place-other", "place-religious", "place-map"],
     "clothing": ["clothing"],
     "play": ["sport", "game", "arts-crafts", "award-medal", "event"],
-    "tools": ["music", "musical-instrument", "phone", "computer", "light-video", "office", "tool", "writing", "science"],
-    "faces": ["face-smiling", "face-affection", "face-tongue", "face-hand", "face-neutral-skeptical", "face-sleepy",
-              "face-unwell", "face-hat", "face-glasses", "face-concerned", "face-negative", "face-costume"],
+    "tools": [
+        "music",
+        "musical-instrument",
+        "phone",
+        "computer",
+        "light-video",
+        "office",
+        "tool",
+        "writing",
+        "science",
+    ],
+    "faces": [
+        "face-smiling",
+        "face-affection",
+        "face-tongue",
+        "face-hand",
+        "face-neutral-skeptical",
+        "face-sleepy",
+        "face-unwell",
+        "face-hat",
+        "face-glasses",
+        "face-concerned",
+        "face-negative",
+        "face-costume",
+    ],
     "sky": ["sky-weather", "time"],
 }
-KINDS = {"mammal": "animal", "bird": "bird", "bug": "small animal", "marine": "sea animal", "reptile": "reptile",
-         "amphibian": "amphibian", "flower": "flower", "other": "plant", "fruit": "fruit", "vegetable": "vegetable",
-         "prepared": "food", "asian": "Asian food", "sweet": "sweet food", "drink": "drink", "dishware": "dishware",
-         "ground": "land transport", "water": "water transport", "air": "air transport", "building": "building",
-         "geographic": "landscape", "religious": "religious building", "map": "map", "weather": "weather or sky sign",
-         "time": "clock", "clothing": "clothing", "sport": "sport", "game": "game", "crafts": "craft",
-         "medal": "award", "event": "festivity", "music": "music", "instrument": "musical instrument",
-         "phone": "telephone", "computer": "computer part", "video": "light or video device", "office": "office thing",
-         "tool": "tool", "writing": "writing thing", "science": "scientific instrument"}
+KINDS = {
+    "mammal": "animal",
+    "bird": "bird",
+    "bug": "small animal",
+    "marine": "sea animal",
+    "reptile": "reptile",
+    "amphibian": "amphibian",
+    "flower": "flower",
+    "other": "plant",
+    "fruit": "fruit",
+    "vegetable": "vegetable",
+    "prepared": "food",
+    "asian": "Asian food",
+    "sweet": "sweet food",
+    "drink": "drink",
+    "dishware": "dishware",
+    "ground": "land transport",
+    "water": "water transport",
+    "air": "air transport",
+    "building": "building",
+    "geographic": "landscape",
+    "religious": "religious building",
+    "map": "map",
+    "weather": "weather or sky sign",
+    "time": "clock",
+    "clothing": "clothing",
+    "sport": "sport",
+    "game": "game",
+    "crafts": "craft",
+    "medal": "award",
+    "event": "festivity",
+    "music": "music",
+    "instrument": "musical instrument",
+    "phone": "telephone",
+    "computer": "computer part",
+    "video": "light or video device",
+    "office": "office thing",
+    "tool": "tool",
+    "writing": "writing thing",
+    "science": "scientific instrument",
+}
 
 
 def kind_of(subgroup: str) -> str:
@@ -67,9 +121,14 @@ def find_drawings(things: list[dict], drawings: list[dict], drawn: np.ndarray) -
 
 
 def choose(things: list[dict], found: dict, subgroups: list[str], name: str) -> list[int]:
-    fit = [t for t, thing in enumerate(things) if thing["subgroup"] in subgroups and "/" not in thing["name"]
-           and all((t, s) in found for s in UNSEEN_STYLES)
-           and sum((t, s) in found for s in EMOJI_STYLES) >= 4]
+    fit = [
+        t
+        for t, thing in enumerate(things)
+        if thing["subgroup"] in subgroups
+        and "/" not in thing["name"]
+        and all((t, s) in found for s in UNSEEN_STYLES)
+        and sum((t, s) in found for s in EMOJI_STYLES) >= 4
+    ]
     return random.Random(f"anprompt {name}").sample(fit, min(MOST, len(fit)))
 
 
@@ -81,7 +140,7 @@ def sprite(rgba: np.ndarray, rows: list[int]) -> Image.Image:
         alpha = pixels[..., 3:]
         pixels[..., :3] = np.where(alpha > 0, pixels[..., :3] * 255 / np.maximum(alpha, 1), 0)
         y, x = k // COLUMNS * STORED, k % COLUMNS * STORED
-        sheet[y:y + STORED, x:x + STORED] = pixels.round().clip(0, 255).astype(np.uint8)
+        sheet[y : y + STORED, x : x + STORED] = pixels.round().clip(0, 255).astype(np.uint8)
     return Image.fromarray(sheet, "RGBA")
 
 
@@ -90,8 +149,14 @@ def style_rows(npm: Path) -> dict:
     for style in UNSEEN_STYLES:
         info = json.loads((npm / f"@iconify-json/{style}/info.json").read_text())
         version = json.loads((npm / f"@iconify-json/{style}/package.json").read_text())["version"]
-        rows[style] = {"file": f"{style}.webp", "trained": style in TRAINED_STYLES, "author": info["author"]["name"],
-                       "url": info["author"]["url"], "licence": info["license"]["spdx"], "version": version}
+        rows[style] = {
+            "file": f"{style}.webp",
+            "trained": style in TRAINED_STYLES,
+            "author": info["author"]["name"],
+            "url": info["author"]["url"],
+            "licence": info["license"]["spdx"],
+            "version": version,
+        }
     return rows
 
 
@@ -107,11 +172,28 @@ def main(work: Path, npm: Path, out: Path) -> None:
     for style in UNSEEN_STYLES:
         sprite(rgba, [found[t, style] for t in cells]).save(out / f"{style}.webp", lossless=True, quality=100, method=6)
     manifest = {
-        "version": 1, "seed": "anprompt pictures 1", "picture": 48, "drawing": STORED, "columns": COLUMNS,
-        "template": "a picture of a {}.", "per_style": {"train": 16, "val": 4, "test": 5}, "styles": style_rows(npm),
-        "sets": {name: [{"name": things[t]["name"], "hexcode": things[t]["hexcode"], "kind": kind_of(things[t]["subgroup"]),
-                         "keywords": things[t]["keywords"], "cell": cells[t]} for t in chosen]
-                 for name, chosen in sets.items()}}
+        "version": 1,
+        "seed": "anprompt pictures 1",
+        "picture": 48,
+        "drawing": STORED,
+        "columns": COLUMNS,
+        "template": "a picture of a {}.",
+        "per_style": {"train": 16, "val": 4, "test": 5},
+        "styles": style_rows(npm),
+        "sets": {
+            name: [
+                {
+                    "name": things[t]["name"],
+                    "hexcode": things[t]["hexcode"],
+                    "kind": kind_of(things[t]["subgroup"]),
+                    "keywords": things[t]["keywords"],
+                    "cell": cells[t],
+                }
+                for t in chosen
+            ]
+            for name, chosen in sets.items()
+        },
+    }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     for name, chosen in sets.items():
         print(f"{name:10s} {len(chosen)} classes:", ", ".join(things[t]["name"] for t in chosen))

@@ -1,6 +1,6 @@
 """Step 8: zero-shot top-1 of the exported model on the embedded data sets, by set and by style (a JSON file).
 
-    python evaluate.py OUT.json
+python evaluate.py OUT.json
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ def evaluate(name: str, model: CLIPModel, tokenizer) -> dict:
     tokens = tokenizer([data.template.format(c) for c in data.classnames], padding=True, return_tensors="pt")
     text = model.text_projection(model.text_model(**tokens).pooler_output)
     pixels = torch.from_numpy(np.stack([np.asarray(data.read(i)) for i in data.test])).permute(0, 3, 1, 2) / 255
-    image = torch.cat([model.visual_projection(model.vision_model(pixel_values=normalise(p)).pooler_output)
-                       for p in pixels.split(256)])
+    image = torch.cat(
+        [
+            model.visual_projection(model.vision_model(pixel_values=normalise(p)).pooler_output)
+            for p in pixels.split(256)
+        ]
+    )
     logits = torch.nn.functional.normalize(image, dim=-1) @ torch.nn.functional.normalize(text, dim=-1).T
     label = torch.tensor([i.label for i in data.test])
     half = -(-len(data.classnames) // 2)

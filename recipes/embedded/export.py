@@ -1,6 +1,6 @@
 """Step 6: write the trained model as a transformers folder (weights in half precision, loaded as float32).
 
-    python export.py WORK MODEL_FOLDER
+python export.py WORK MODEL_FOLDER
 """
 
 from __future__ import annotations
@@ -29,13 +29,26 @@ def main(work: Path, out: Path) -> None:
     for key in ("_attn_implementation", "attn_implementation"):
         config.pop(key, None)
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors",
-              metadata={"format": "pt"})
+    save_file(
+        {k: v.half().contiguous() for k, v in model.state_dict().items()},
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     (out / "model.safetensors").chmod(0o644)
-    preprocessor = {"image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIZE},
-                    "do_center_crop": True, "crop_size": {"height": SIZE, "width": SIZE}, "resample": 3,
-                    "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
-                    "image_mean": MEAN, "image_std": STD}
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": SIZE},
+        "do_center_crop": True,
+        "crop_size": {"height": SIZE, "width": SIZE},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
     print({p.name: p.stat().st_size for p in sorted(out.iterdir())}, sum(p.numel() for p in model.parameters()))
 

@@ -16,14 +16,30 @@ import unicodedata
 from pathlib import Path
 
 # Styles whose drawings are pre-trained on; the unseen ones are the downstream pictures.
-EMOJI_STYLES = ["noto", "noto-v1", "emojione", "emojione-v1", "emojione-monotone", "openmoji",
-                "fxemoji", "streamline-emojis"]
+EMOJI_STYLES = [
+    "noto",
+    "noto-v1",
+    "emojione",
+    "emojione-v1",
+    "emojione-monotone",
+    "openmoji",
+    "fxemoji",
+    "streamline-emojis",
+]
 ICON_STYLES = ["mdi", "ph", "game-icons", "flat-color-icons", "icon-park"]
 UNSEEN_STYLES = ["twemoji", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast"]
 
 # Flags, letters, clock faces and families are glyph systems, not things one would name from a picture.
-SKIP_SUBGROUPS = {"country-flag", "subdivision-flag", "keycap", "alphanum", "skin-tone", "hair-style",
-                  "family", "person-symbol"}
+SKIP_SUBGROUPS = {
+    "country-flag",
+    "subdivision-flag",
+    "keycap",
+    "alphanum",
+    "skin-tone",
+    "hair-style",
+    "family",
+    "person-symbol",
+}
 # Plain icon packages are matched by name only, so only where names denote objects.
 ICON_GROUPS = {3, 4, 5, 6, 7}
 # "outline", "filled", ... variants of one icon: each is a drawing of its own.
@@ -58,18 +74,28 @@ def read_things(npm: Path) -> tuple[list[dict], dict[str, int]]:
     meta = json.loads((npm / "emojibase-data/meta/groups.json").read_text())
     known = {e["hexcode"] for e in data}
     things, row_of, names = [], {}, {}
-    rows = [e for e in data if e.get("group") is not None
-            and meta["subgroups"][str(e["subgroup"])] not in SKIP_SUBGROUPS
-            and not re.search(r"o’clock|thirty$", e["label"])]
+    rows = [
+        e
+        for e in data
+        if e.get("group") is not None
+        and meta["subgroups"][str(e["subgroup"])] not in SKIP_SUBGROUPS
+        and not re.search(r"o’clock|thirty$", e["label"])
+    ]
     for entry in rows:
         if base_hexcode(entry["hexcode"], known) != entry["hexcode"]:
             continue
         name = clean_name(entry["label"])
         if name not in names:
             names[name] = len(things)
-            things.append({"hexcode": entry["hexcode"], "name": name, "group": entry["group"],
-                           "subgroup": meta["subgroups"][str(entry["subgroup"])],
-                           "keywords": entry.get("tags", [])})
+            things.append(
+                {
+                    "hexcode": entry["hexcode"],
+                    "name": name,
+                    "group": entry["group"],
+                    "subgroup": meta["subgroups"][str(entry["subgroup"])],
+                    "keywords": entry.get("tags", []),
+                }
+            )
         row_of[entry["hexcode"]] = names[name]
     for entry in rows:
         base = base_hexcode(entry["hexcode"], known)
@@ -107,9 +133,11 @@ def hexcode_index(npm: Path, style: str, row_of: dict[str, int]) -> dict[str, in
     if not file.exists():
         return {}
     plain = {re.sub(r"-FE0F", "", code): row for code, row in row_of.items()}
-    return {icon: plain[code.upper().replace("-FE0F", "")]
-            for code, icon in json.loads(file.read_text()).items()
-            if code.upper().replace("-FE0F", "") in plain}
+    return {
+        icon: plain[code.upper().replace("-FE0F", "")]
+        for code, icon in json.loads(file.read_text()).items()
+        if code.upper().replace("-FE0F", "") in plain
+    }
 
 
 def emoji_drawings(npm: Path, style: str, row_of: dict, exact: dict, loose: dict) -> list[dict]:
@@ -131,9 +159,13 @@ def icon_drawings(npm: Path, style: str, things: list[dict], exact: dict, loose:
     icons = json.loads((npm / f"@iconify-json/{style}/icons.json").read_text())["icons"]
     variants = {"ph": PH_VARIANTS, "mdi": MDI_VARIANTS}.get(style, [""])
     names = {**loose, **exact}
-    return [{"style": style, "icon": name + variant, "thing": row}
-            for name, row in names.items() if things[row]["group"] in ICON_GROUPS
-            for variant in variants if name + variant in icons]
+    return [
+        {"style": style, "icon": name + variant, "thing": row}
+        for name, row in names.items()
+        if things[row]["group"] in ICON_GROUPS
+        for variant in variants
+        if name + variant in icons
+    ]
 
 
 def main(npm: Path, work: Path) -> None:

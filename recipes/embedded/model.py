@@ -10,10 +10,25 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from pictures import SIZE
 
 EMBED = 128
-VISION = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=8, num_attention_heads=4,
-              image_size=SIZE, patch_size=8, hidden_act="gelu", projection_dim=EMBED)
-TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=8, num_attention_heads=4,
-            hidden_act="gelu", max_position_embeddings=32, projection_dim=EMBED)
+VISION = dict(
+    hidden_size=160,
+    intermediate_size=640,
+    num_hidden_layers=8,
+    num_attention_heads=4,
+    image_size=SIZE,
+    patch_size=8,
+    hidden_act="gelu",
+    projection_dim=EMBED,
+)
+TEXT = dict(
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=8,
+    num_attention_heads=4,
+    hidden_act="gelu",
+    max_position_embeddings=32,
+    projection_dim=EMBED,
+)
 
 
 def grid_positions(width: int, side: int) -> Tensor:
@@ -26,8 +41,12 @@ def grid_positions(width: int, side: int) -> Tensor:
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
-    ids = dict(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
-               eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    ids = dict(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     config = CLIPConfig(text_config=TEXT | ids, vision_config=VISION, projection_dim=EMBED)
     # Plain attention: on CPU in bfloat16 its backward takes half the time of the fused kernel's at this length.
     model = CLIPModel._from_config(config, attn_implementation="eager")

@@ -26,16 +26,17 @@ def load_rgba(work: Path, size: int = STORED) -> np.ndarray:
     """All drawings as premultiplied RGBA uint8 [N, 4, size, size], memory-mapped."""
     file = work / f"rgba{size}.npy"
     if not file.exists():
-        parts = [np.memmap(p, np.uint8, "r").reshape(-1, RENDERED, RENDERED, 4)
-                 for p in sorted(work.glob("rgba.*.bin"))]
+        parts = [
+            np.memmap(p, np.uint8, "r").reshape(-1, RENDERED, RENDERED, 4) for p in sorted(work.glob("rgba.*.bin"))
+        ]
         rows = sum(len(p) for p in parts)
         out = np.lib.format.open_memmap(file, "w+", np.uint8, (rows, 4, size, size))
         for row in range(0, rows, len(parts) * 512):
             for k, part in enumerate(parts):
-                block = torch.from_numpy(part[row // len(parts):row // len(parts) + 512].copy())
+                block = torch.from_numpy(part[row // len(parts) : row // len(parts) + 512].copy())
                 x = block.permute(0, 3, 1, 2).float()
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-                out[row + k::len(parts)][:len(x)] = x.round().clamp(0, 255).byte().numpy()
+                out[row + k :: len(parts)][: len(x)] = x.round().clamp(0, 255).byte().numpy()
         out.flush()
     return np.load(file, mmap_mode="r")
 
@@ -61,7 +62,7 @@ class Drawings:
         emoji = np.isin(self.style, EMOJI_STYLES)
         cells = np.array([f"{s}/{t}" for s, t in zip(self.style, self.thing.tolist())])
         unique = np.unique(cells[emoji])
-        held = np.random.default_rng(0).permutation(unique)[:len(unique) // 20]
+        held = np.random.default_rng(0).permutation(unique)[: len(unique) // 20]
         val = torch.from_numpy(np.isin(cells, held)) & seen
         unseen = torch.from_numpy(np.isin(self.style, UNSEEN_STYLES)) & self.drawn
         return (seen & ~val).nonzero()[:, 0], val.nonzero()[:, 0], unseen.nonzero()[:, 0]

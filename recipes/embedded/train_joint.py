@@ -96,8 +96,10 @@ def joint_step(pair: Pair, data: Drawings, rows: Tensor, gen: torch.Generator, r
 def finish(pair: Pair, data: Drawings, val: Tensor, work: Path, stage: str) -> None:
     """Save, and measure on the held-out drawings of the pre-training styles."""
     torch.save(pair.net.state_dict(), work / f"{stage}.pt")
-    line = (f"{time.strftime('%H:%M:%S')} after {stage}: held-out drawings among all {len(data.things)} things, "
-            f"by directions {accuracy(pair.net, data, val):.3f}, by texts {named_accuracy(pair.net, pair, data, val):.3f}")
+    line = (
+        f"{time.strftime('%H:%M:%S')} after {stage}: held-out drawings among all {len(data.things)} things, "
+        f"by directions {accuracy(pair.net, data, val):.3f}, by texts {named_accuracy(pair.net, pair, data, val):.3f}"
+    )
     print(line, flush=True)
     with (work / "joint.log").open("a") as log:
         log.write(line + "\n")
@@ -106,8 +108,12 @@ def finish(pair: Pair, data: Drawings, val: Tensor, work: Path, stage: str) -> N
 @torch.no_grad()
 def named_accuracy(net: nn.ModuleDict, pair: Pair, data: Drawings, rows: Tensor) -> float:
     """Top-1 over all things with their texts, on pictures of the held-out drawings."""
-    texts = torch.cat([text_features(net["model"], pair.tokenizer, [f"a picture of a {t['name']}." for t in part])
-                       for part in [pair.things[i:i + 200] for i in range(0, len(pair.things), 200)]])
+    texts = torch.cat(
+        [
+            text_features(net["model"], pair.tokenizer, [f"a picture of a {t['name']}." for t in part])
+            for part in [pair.things[i : i + 200] for i in range(0, len(pair.things), 200)]
+        ]
+    )
     gen, hits = torch.Generator().manual_seed(7), 0
     for part in rows.split(256):
         image = image_features(net["model"], normalise(compose(data, part, gen)))
@@ -132,8 +138,9 @@ def run_stage(pair: Pair, minutes: float, peak: float, step, rank: int, stage: s
 def main(work: Path, minutes: tuple[float, float], rank: int, processes: int) -> None:
     torch.set_num_threads(1)
     if processes > 1:
-        dist.init_process_group("gloo", init_method=f"file://{work.absolute()}/rendezvous", rank=rank,
-                                world_size=processes)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{work.absolute()}/rendezvous", rank=rank, world_size=processes
+        )
     torch.manual_seed(100 + rank)
     data = Drawings(work)
     train, val, _ = data.split()
@@ -146,8 +153,15 @@ def main(work: Path, minutes: tuple[float, float], rank: int, processes: int) ->
         finish(pair, data, val, work, "text")
     if minutes[1]:
         pair.begin("model", "proxies")
-        run_stage(pair, minutes[1], JOINT_PEAK, lambda rate: joint_step(
-            pair, data, train[torch.multinomial(weights, size, generator=gen)], gen, rate), rank, "joint", work)
+        run_stage(
+            pair,
+            minutes[1],
+            JOINT_PEAK,
+            lambda rate: joint_step(pair, data, train[torch.multinomial(weights, size, generator=gen)], gen, rate),
+            rank,
+            "joint",
+            work,
+        )
         if rank == 0:
             finish(pair, data, val, work, "joint")
 

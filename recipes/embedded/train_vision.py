@@ -47,8 +47,12 @@ def optimisers(named: list[tuple[str, nn.Parameter]]) -> list[torch.optim.Optimi
     blocks = [p for n, p in named if ".layers." in n and p.ndim == 2]
     rest = [p for n, p in named if not n.startswith("proxies") and not (".layers." in n and p.ndim == 2)]
     muon = torch.optim.Muon([{"params": blocks, "times": 1.0}], weight_decay=DECAY, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW([{"params": rest, "times": 1.0}, {"params": proxies, "times": PROXY_RATE}],
-                             weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+    adam = torch.optim.AdamW(
+        [{"params": rest, "times": 1.0}, {"params": proxies, "times": PROXY_RATE}],
+        weight_decay=0.0,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
     return [muon, adam]
 
 
@@ -106,8 +110,13 @@ class Run:
             self.average, self.step, self.elapsed = state["average"], state["step"], state["elapsed"]
 
     def save(self) -> None:
-        state = {"net": self.net.state_dict(), "optims": [o.state_dict() for o in self.optims], "average": self.average,
-                 "step": self.step, "elapsed": self.elapsed}
+        state = {
+            "net": self.net.state_dict(),
+            "optims": [o.state_dict() for o in self.optims],
+            "average": self.average,
+            "step": self.step,
+            "elapsed": self.elapsed,
+        }
         torch.save(state, self.file.with_suffix(".new"))
         self.file.with_suffix(".new").rename(self.file)
 
@@ -130,8 +139,10 @@ class Run:
 def report(run: Run, data: Drawings, val: Tensor, loss: float, log: Path) -> None:
     judged = copy.deepcopy(run.net)
     judged.load_state_dict(run.average)
-    line = (f"{time.strftime('%H:%M:%S')} step {run.step} elapsed {run.elapsed:.0f}s loss {loss:.3f} "
-            f"val top-1 {accuracy(judged.eval(), data, val):.3f}")
+    line = (
+        f"{time.strftime('%H:%M:%S')} step {run.step} elapsed {run.elapsed:.0f}s loss {loss:.3f} "
+        f"val top-1 {accuracy(judged.eval(), data, val):.3f}"
+    )
     print(line, flush=True)
     with log.open("a") as file:
         file.write(line + "\n")
@@ -140,7 +151,9 @@ def report(run: Run, data: Drawings, val: Tensor, loss: float, log: Path) -> Non
 def main(work: Path, minutes: float, rank: int, processes: int) -> None:
     torch.set_num_threads(1)
     if processes > 1:
-        dist.init_process_group("gloo", init_method=f"file://{work.absolute()}/rendezvous", rank=rank, world_size=processes)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{work.absolute()}/rendezvous", rank=rank, world_size=processes
+        )
     data = Drawings(work)
     train, val, _ = data.split()
     weights = sampling_weights(data, train)

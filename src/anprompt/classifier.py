@@ -21,12 +21,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from anprompt.adapters import parameters
-from anprompt.adapters.adapter import (
-    load_adapter,
-    read_config,
-    same_request,
-    save_adapter,
-)
+from anprompt.adapters.adapter import load_adapter, read_config, same_request, save_adapter
 from anprompt.adapters.place import holds_adapter_here, holds_another
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.data.candidates import candidates
@@ -133,8 +128,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """A copy of the parameters; a loaded backbone is frozen, so copies share it."""
         parameters = self.get_params(deep=False)
         copies: dict[str, Any] = {
-            key: value if isinstance(value, Backbone) else clone(value, safe=False)
-            for key, value in parameters.items()
+            key: value if isinstance(value, Backbone) else clone(value, safe=False) for key, value in parameters.items()
         }
         return type(self)(**copies)
 
@@ -179,9 +173,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         tuned = run(job)
         found: Calibration | None = None
         if held:
-            found = calibrate(
-                tuned.method, dataset, temperature=self.calibrate is not None, accept=self.accept
-            )
+            found = calibrate(tuned.method, dataset, temperature=self.calibrate is not None, accept=self.accept)
         self.log_ = tuned.log
         self.skipped_ = tuple(dict.fromkeys((*dataset.skipped, *tuned.skipped)))
         self._train: TrainConfig | None = job.train
@@ -330,9 +322,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             return float(wanted)
         return trained_threshold(self.calibration_, ready)
 
-    def score(
-        self, X: Any, y: Iterable[Any] | None = None, sample_weight: Any = None, *, part: str = "test"
-    ) -> float:
+    def score(self, X: Any, y: Iterable[Any] | None = None, sample_weight: Any = None, *, part: str = "test") -> float:
         """Accuracy: of pictures with labels `y`, or on one part of a data set.
 
         Args:
@@ -392,11 +382,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
 
 def load(
-    folder: str | Path,
-    *,
-    backbone: str | Backbone | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    folder: str | Path, *, backbone: str | Backbone | None = None, device: str | None = None, dtype: str | None = None
 ) -> PromptClassifier:
     """Open an adapter folder as the classifier that was saved: its answers, and its parameters for `clone` and `fit`.
 
@@ -463,9 +449,7 @@ def _recorded_labels(value: Any, names: Sequence[str], where: str) -> dict[str, 
     if value is None:
         return None
     sound = (
-        isinstance(value, list)
-        and len(value) == len(names)
-        and all(isinstance(v, (str, int, float)) for v in value)
+        isinstance(value, list) and len(value) == len(names) and all(isinstance(v, (str, int, float)) for v in value)
     )
     if not sound or len(set(value)) != len(value):
         raise UserError(f"{where}: its {LABELS} are not one label per class; train or copy it again.")

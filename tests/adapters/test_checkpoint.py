@@ -65,9 +65,7 @@ def test_opens_on_other_classes(tiny_backbone: Backbone, tmp_path: Path) -> None
     assert Classifier(opened, NAMES[:2]).head == "trained"
 
 
-def test_opens_in_bfloat16_with_prompts_in_full(
-    tiny_folder: Path, tiny_backbone: Backbone, tmp_path: Path
-) -> None:
+def test_opens_in_bfloat16_with_prompts_in_full(tiny_folder: Path, tiny_backbone: Backbone, tmp_path: Path) -> None:
     method = trained(tiny_backbone)
     folder = save_adapter(tmp_path / "a", method)
     opened = load_adapter(folder, dtype="bfloat16")

@@ -11,12 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anprompt.adapters.official_checkpoints import (
-    method_of,
-    official_names,
-    read_field_checkpoint,
-    read_state,
-)
+from anprompt.adapters.official_checkpoints import method_of, official_names, read_field_checkpoint, read_state
 from anprompt.backbones import Backbone
 from anprompt.errors import UserError
 from anprompt.methods import Classifier, Method, build_method
@@ -208,9 +203,7 @@ def test_incomplete_or_foreign_tensors(tiny_backbone: Backbone, tmp_path: Path) 
     method = randomised("maple", tiny_backbone)
     state = official_state("maple", method)
     less = {key: value for key, value in state.items() if key != "prompt_learner.proj.bias"}
-    assert "lacks tensors of maple, e.g. 'prompt_learner.proj.bias'" in one_line(
-        save(tmp_path, less), tiny_backbone
-    )
+    assert "lacks tensors of maple, e.g. 'prompt_learner.proj.bias'" in one_line(save(tmp_path, less), tiny_backbone)
     ragged = {**state, "prompt_learner.ctx": torch.zeros(5, 32)}
     assert "do not go together" in one_line(save(tmp_path, ragged), tiny_backbone)
     large = {key: torch.zeros(2, 512) for key in ("prompt_learner.ctx",)}
@@ -239,7 +232,4 @@ def test_any_flipped_byte_is_read_or_refused(tmp_path: Path) -> None:
 
 def test_marks_tell_the_methods_apart(tiny_backbone: Backbone, tmp_path: Path) -> None:
     for name in SETTINGS:
-        assert (
-            method_of(read_state(save(tmp_path, official_state(name, randomised(name, tiny_backbone)))))
-            == name
-        )
+        assert method_of(read_state(save(tmp_path, official_state(name, randomised(name, tiny_backbone))))) == name

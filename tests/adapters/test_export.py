@@ -136,9 +136,7 @@ def run_example(*words: object) -> subprocess.CompletedProcess[str]:
                           capture_output=True, text=True, timeout=300)  # fmt: skip
 
 
-def test_the_example_answers_as_the_classifier_without_torch(
-    embedded: tuple[Path, Path], pictures: list[str]
-) -> None:
+def test_the_example_answers_as_the_classifier_without_torch(embedded: tuple[Path, Path], pictures: list[str]) -> None:
     adapter, model = embedded
     ran = run_example(model, "--json", *pictures)
     assert ran.returncode == 0, ran.stderr

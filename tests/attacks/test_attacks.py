@@ -92,10 +92,7 @@ def test_what_is_given_back_lies_in_the_ball_and_is_an_image(name: str, norm: st
     found = attack(model, pixels, labels, ThreatModel(name, norm, eps, steps=6), surrogate=Curved(10, seed=3))
     change = (found.pixels - pixels).flatten(1)
     size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
-    assert (
-        float(size.max()) <= eps * (1 + 1e-5)
-        and 0 <= float(found.pixels.min()) <= float(found.pixels.max()) <= 1
-    )
+    assert float(size.max()) <= eps * (1 + 1e-5) and 0 <= float(found.pixels.min()) <= float(found.pixels.max()) <= 1
     assert torch.equal(answers(model, found.pixels), found.predictions)
     assert torch.equal(found.clean, labels)
 
@@ -123,18 +120,11 @@ def test_accuracy_falls_with_size_and_steps_to_nothing(classes: int) -> None:
     model, pixels = Curved(classes), images(24, 8)
     labels = answers(model, pixels)
     for name in ("pgd-ce", "pgd-margin"):
-        sizes = [
-            left(model, pixels, labels, ThreatModel(name, eps=e, steps=10)) for e in (0.005, 0.02, 0.08, 0.5)
-        ]
+        sizes = [left(model, pixels, labels, ThreatModel(name, eps=e, steps=10)) for e in (0.005, 0.02, 0.08, 0.5)]
         assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1] == 0.0
-        steps = [
-            left(model, pixels, labels, ThreatModel(name, eps=0.02, steps=n, step_size=0.005))
-            for n in (1, 4, 16)
-        ]
+        steps = [left(model, pixels, labels, ThreatModel(name, eps=0.02, steps=n, step_size=0.005)) for n in (1, 4, 16)]
         assert steps == sorted(steps, reverse=True)
-        tries = [
-            left(model, pixels, labels, ThreatModel(name, eps=0.02, steps=3, restarts=n)) for n in (1, 3)
-        ]
+        tries = [left(model, pixels, labels, ThreatModel(name, eps=0.02, steps=3, restarts=n)) for n in (1, 3)]
         assert tries[1] <= tries[0]
 
 
@@ -145,8 +135,7 @@ def test_autoattack_leaves_no_more_than_pgd_and_square(classes: int) -> None:
     labels = answers(model, pixels)
     at = {"eps": 0.015, "steps": 10}
     under = {
-        name: left(model, pixels, labels, ThreatModel(name, **at))
-        for name in ("autoattack", "pgd-margin", "square")
+        name: left(model, pixels, labels, ThreatModel(name, **at)) for name in ("autoattack", "pgd-margin", "square")
     }
     assert under["autoattack"] <= min(under["pgd-margin"], under["square"])
     assert 0 < under["pgd-margin"] < 1
@@ -197,21 +186,13 @@ def test_masked_gradients_are_caught() -> None:
     """Rounded pixels have no gradient: CE-PGD is blind, a transfer attack is not, and the checks say both."""
     model, pixels = Curved(10), images(40, 8)
     labels = answers(Masked(model), pixels)
-    with_gradients, blind = (
-        ThreatModel("pgd-ce", eps=0.04, steps=10),
-        ThreatModel("transfer", eps=0.04, steps=10),
-    )
+    with_gradients, blind = (ThreatModel("pgd-ce", eps=0.04, steps=10), ThreatModel("transfer", eps=0.04, steps=10))
     seen = attack(Masked(model), pixels, labels, with_gradients)
     other = attack(Masked(model), pixels, labels, blind, surrogate=model)
-    shares = {
-        t: float((f.predictions == labels).float().mean())
-        for t, f in ((with_gradients, seen), (blind, other))
-    }
+    shares = {t: float((f.predictions == labels).float().mean()) for t, f in ((with_gradients, seen), (blind, other))}
     stuck = {with_gradients: float(seen.stuck.float().mean())}
     told = " ".join(doubts(shares, stuck, 1.0))
-    assert (
-        stuck[with_gradients] == 1.0 and "exactly zero for 100.0 %" in told and "gradients are masked" in told
-    )
+    assert stuck[with_gradients] == 1.0 and "exactly zero for 100.0 %" in told and "gradients are masked" in told
     honest = attack(model, pixels, answers(model, pixels), with_gradients)
     left_over = float((honest.predictions == answers(model, pixels)).float().mean())
     assert not doubts({with_gradients: left_over}, {with_gradients: float(honest.stuck.float().mean())}, 1.0)

@@ -56,7 +56,13 @@ def test_the_use_as_printed_and_an_adapter_that_finds_it_again(toy: Backbone, tm
     again = load_adapter(tmp_path / "adapter")
     assert again.backbone.id == "toy:small" and again.trained_classnames == ("cat", "dog")
     config = tmp_path / "adapter" / "config.json"
-    for name in ("toys:small", "toy:../small", "toy:a b", "toy:", "toy:x:y"):  # nothing but a name of an installed package
+    for name in (
+        "toys:small",
+        "toy:../small",
+        "toy:a b",
+        "toy:",
+        "toy:x:y",
+    ):  # nothing but a name of an installed package
         config.write_text(config.read_text().replace('"toy:small"', f'"{name}"'))
         with pytest.raises(UserError, match="not a hub id"):
             load_adapter(tmp_path / "adapter")

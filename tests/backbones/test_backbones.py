@@ -41,7 +41,9 @@ def test_contract(name: str, check: str, tiny_backbone: Backbone) -> None:
 class Faulty(HFClip):
     """Blocks counted from 0, and sentences that are too long taken as they are."""
 
-    def run_image(self, x: torch.Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> torch.Tensor:
+    def run_image(
+        self, x: torch.Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
+    ) -> torch.Tensor:
         return super().run_image(x, first, last, lambda block, x: hook(block - 1, x))
 
     def tokenize(self, sentences: Sequence[str], cut: bool = False) -> Tokens:
@@ -112,9 +114,7 @@ def test_mixed_activations_are_refused(tiny_folder: Path, tmp_path: Path) -> Non
 
 
 def test_openai_weights_with_the_wrong_activation_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    copy = edited(
-        tiny_folder, tmp_path, **{"text_config.hidden_act": "gelu", "vision_config.hidden_act": "gelu"}
-    )
+    copy = edited(tiny_folder, tmp_path, **{"text_config.hidden_act": "gelu", "vision_config.hidden_act": "gelu"})
     target = tmp_path / "openai" / "clip-vit-base-patch16"
     target.parent.mkdir()
     copy.rename(target)

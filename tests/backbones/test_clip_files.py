@@ -76,7 +76,9 @@ def test_what_is_not_understood_goes_to_transformers(folder: Path, spoil: Callab
     assert read_clip(folder) is None
     backbone = load_backbone(folder)
     assert not isinstance(backbone.model, ClipModel)
-    text, _ = backbone.stock_forward(backbone.tokenize(["a cat"]).ids, torch.zeros(1, 3, *[backbone.dims.image_size] * 2))
+    text, _ = backbone.stock_forward(
+        backbone.tokenize(["a cat"]).ids, torch.zeros(1, 3, *[backbone.dims.image_size] * 2)
+    )
     assert torch.equal(backbone.encode_text(["a cat"]), text)
 
 

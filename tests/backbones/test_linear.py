@@ -45,9 +45,7 @@ def test_a_gradient_that_is_not_contiguous() -> None:
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(6, -1))
 
 
-def test_other_precisions_autocast_and_trained_weights_take_the_stock_way(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_other_precisions_autocast_and_trained_weights_take_the_stock_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("not for this one")
 

@@ -55,14 +55,9 @@ def save_tiny(folder: Path, settings: dict[str, Any]) -> Path:
         for parameter in model.parameters():  # biases and norms of their own, so that leaving one out shows
             parameter.data += 0.03 * torch.randn(parameter.shape)
     folder.mkdir(parents=True)
-    save_file(
-        {k: v.detach().clone() for k, v in model.state_dict().items()},
-        folder / "open_clip_model.safetensors",
-    )
+    save_file({k: v.detach().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     picture = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": settings, "preprocess_cfg": picture})
-    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings, "preprocess_cfg": picture}))
     return folder
 
 
@@ -99,16 +94,11 @@ def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (
-            "raise RuntimeError('operator torchvision::nms does not exist')",
-            r"nms does not exist.*torchvision",
-        ),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", r"nms does not exist.*torchvision"),
         ("import a_module_that_is_not_there", "'a_module_that_is_not_there' which it needs is not"),
     ],
 )
-def test_a_broken_library_is_one_line(
-    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_library_is_one_line(source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "open_clip.py").write_text(source)
     for name in [name for name in sys.modules if name.split(".")[0] == "open_clip"]:
         monkeypatch.delitem(sys.modules, name)

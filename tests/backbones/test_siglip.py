@@ -83,9 +83,7 @@ def build(name: str, backbone: Backbone, classnames: list[str] = NAMES, seed: in
 
 def total_loss(method: Method) -> Tensor:
     bank, vision = method.prepare(method.trained_classnames), method.image_state(pixels())
-    return torch.stack(
-        [part.float() for part in method.loss(vision, torch.tensor([0, 1]), bank).values()]
-    ).sum()
+    return torch.stack([part.float() for part in method.loss(vision, torch.tensor([0, 1]), bank).values()]).sum()
 
 
 # --- the backbone -----------------------------------------------------------------------------------
@@ -130,9 +128,7 @@ def test_nothing_attends_to_the_place_in_front(siglip: HFSiglip) -> None:
         other_t, other_x = t.clone(), x.clone()
         other_t[:, 0], other_x[:, 0] = 100.0, 100.0
         assert torch.equal(siglip.run_text(other_t)[:, 1:], siglip.run_text(t)[:, 1:])
-        assert torch.equal(
-            siglip.read_image(siglip.run_image(other_x)), siglip.read_image(siglip.run_image(x))
-        )
+        assert torch.equal(siglip.read_image(siglip.run_image(other_x)), siglip.read_image(siglip.run_image(x)))
 
 
 def test_every_position_hears_of_every_other(siglip: HFSiglip) -> None:
@@ -193,9 +189,7 @@ def test_a_step_trains_saves_and_opens(name: str, siglip: HFSiglip, tmp_path: Pa
     save_adapter(tmp_path / "adapter", method)
     opened = load_adapter(tmp_path / "adapter")
     for names in (NAMES, ["ox", "lynx"]):
-        assert torch.equal(
-            Classifier(opened, names).logits(pixels()), Classifier(method, names).logits(pixels())
-        )
+        assert torch.equal(Classifier(opened, names).logits(pixels()), Classifier(method, names).logits(pixels()))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -230,12 +224,7 @@ def test_half_width_weights(name: str, siglip: HFSiglip, folder: Path) -> None:
 def test_context_takes_the_places_of_words(position: str, siglip: HFSiglip) -> None:
     """Vectors that equal the words' embeddings give the feature of the sentence, class-specific or not."""
     for specific in (False, True):
-        settings = {
-            "context_init": "ab",
-            "n_context": 2,
-            "class_position": position,
-            "class_specific": specific,
-        }
+        settings = {"context_init": "ab", "n_context": 2, "class_position": position, "class_specific": specific}
         method = build_method("coop", siglip, ["cat", "dog"], settings=settings)
         with torch.no_grad():
             found = method.encode_classes(method.prepare(["cat", "dog"]))["text"]
@@ -245,21 +234,15 @@ def test_context_takes_the_places_of_words(position: str, siglip: HFSiglip) -> N
 
 
 # --- refusals ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("need", "words"), [("causal_text", "causal attention"), ("class_token", "class token")]
-)
-def test_a_method_says_what_it_needs(
-    need: str, words: str, siglip: HFSiglip, tiny_backbone: Backbone
-) -> None:
+@pytest.mark.parametrize(("need", "words"), [("causal_text", "causal attention"), ("class_token", "class token")])
+def test_a_method_says_what_it_needs(need: str, words: str, siglip: HFSiglip, tiny_backbone: Backbone) -> None:
     needy = type("Needy", (ZeroShot,), {"name": "needy", "needs": (need,)})
     assert create_method(needy, tiny_backbone, NAMES).trained_classnames == tuple(NAMES)
     with pytest.raises(UserError, match=f"'needy' needs .*{words}.* does not have"):
         create_method(needy, siglip, NAMES)
 
 
-def test_an_adapter_of_other_weights_is_refused(
-    siglip: HFSiglip, tiny_backbone: Backbone, tmp_path: Path
-) -> None:
+def test_an_adapter_of_other_weights_is_refused(siglip: HFSiglip, tiny_backbone: Backbone, tmp_path: Path) -> None:
     save_adapter(tmp_path / "adapter", build("coop", tiny_backbone))
     with pytest.raises(UserError, match="other weights"):
         load_adapter(tmp_path / "adapter", backbone=siglip)

@@ -47,7 +47,11 @@ def test_more_images_take_none_from_training(numbers, more):
 
 
 @settings(max_examples=100)
-@given(st.sets(st.integers(0, 10_000), min_size=30, max_size=60), NAMES, st.sampled_from([(0.2, 0.3), (0.0, 0.3), (0.2, 0.0)]))
+@given(
+    st.sets(st.integers(0, 10_000), min_size=30, max_size=60),
+    NAMES,
+    st.sampled_from([(0.2, 0.3), (0.0, 0.3), (0.2, 0.0)]),
+)
 def test_in_a_class_with_all_parts_nothing_moves(numbers, more, shares):
     val, test = shares
     numbers |= set(range(20_000, 20_060))
@@ -59,7 +63,9 @@ def test_in_a_class_with_all_parts_nothing_moves(numbers, more, shares):
 @given(NAMES, st.randoms(use_true_random=False))
 def test_order_place_and_other_classes_change_nothing(numbers, shuffler):
     alone = parts_by_name(items(numbers))
-    moved = items(numbers, folder="/mnt/new drive/cat") + items({1, 2, 3}, folder="/mnt/new drive/dog", label=1, classname="dog")
+    moved = items(numbers, folder="/mnt/new drive/cat") + items(
+        {1, 2, 3}, folder="/mnt/new drive/dog", label=1, classname="dog"
+    )
     shuffler.shuffle(moved)
     found = {Path(i.path).stem: part for part, group in divide(moved).items() for i in group if i.classname == "cat"}
     assert found == alone

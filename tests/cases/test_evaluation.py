@@ -109,7 +109,9 @@ def test_the_command_lines_adapter_opens_with_its_parameters(
              "--subset", "base", "--seed", "5", "--set", "n_context=2", "--set", "context_init=", "--epochs", "2"]  # fmt: skip
     assert main([*words, "--out", str(tmp_path / "a")]) == 0
     opened = ap.load(tmp_path / "a")
-    found = {key: opened.get_params()[key] for key in ("shots", "classes", "seed", "settings", "train", "method", "template")}
+    found = {
+        key: opened.get_params()[key] for key in ("shots", "classes", "seed", "settings", "train", "method", "template")
+    }
     assert found == {
         "shots": 3, "classes": "base", "seed": 5, "settings": {"n_context": 2, "context_init": ""},
         "train": {"epochs": 2}, "method": "coop", "template": None,
@@ -162,7 +164,16 @@ def trained(tiny_backbone: Backbone, photo_folder: Path) -> ap.PromptClassifier:
     return ap.PromptClassifier(tiny_backbone, **QUICK).fit(str(photo_folder))
 
 
-FOREIGN = ["README.md", "config.json", "adapter.safetensors", "thesis.txt", ".env", ".gitignore", "src/main.py", ".git/HEAD"]
+FOREIGN = [
+    "README.md",
+    "config.json",
+    "adapter.safetensors",
+    "thesis.txt",
+    ".env",
+    ".gitignore",
+    "src/main.py",
+    ".git/HEAD",
+]
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -239,7 +250,9 @@ def test_a_short_run_is_not_all_warm_up(epochs: int, asked: int, rates: list[Any
     assert bool(told) == (asked >= epochs or 2 * asked >= epochs)
 
 
-@pytest.mark.parametrize("method", ["coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt", "anprompt-snapshot"])
+@pytest.mark.parametrize(
+    "method", ["coop", "cocoop", "maple", "promptsrc", "mmrl", "mmrlpp", "anprompt", "anprompt-snapshot"]
+)
 def test_every_presets_only_epoch_trains_at_its_rate(method: str) -> None:
     recipe = preset(method)
     config = TrainConfig.from_dict({**recipe.train, "epochs": 1})
@@ -318,7 +331,9 @@ def test_doubts_are_told_in_python_and_on_the_command_line(
             Image.new("RGB", (32, 32), tuple(c + index for c in colour)).save(photos / name / f"{index}.png")
     classifier = ap.PromptClassifier(str(tiny_folder), **QUICK, calibrate="temperature", accept=0.95).fit(str(photos))
     found = classifier.calibration_
-    assert found is not None and len(found.doubts) == 2 and [r.getMessage() for r in caplog.records] == list(found.doubts)
+    assert (
+        found is not None and len(found.doubts) == 2 and [r.getMessage() for r in caplog.records] == list(found.doubts)
+    )
     folder = classifier.save(tmp_path / "a")
     assert ap.load(folder).calibration_ == found
     words = ["calibrate", str(folder), "--data", str(photos), "--accept", "0.95"]

@@ -75,9 +75,7 @@ SPELLINGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("part", "name"), [(part, name) for part, names in SPELLINGS.items() for name in names]
-)
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in SPELLINGS.items() for name in names])
 def test_part_names_as_people_write_them(part, name):
     assert plain_part(name) == part
 
@@ -117,10 +115,7 @@ PAIRS = [
 @pytest.mark.parametrize(("train", "test"), PAIRS)
 @pytest.mark.parametrize("below", ["", "archive/", "a/b/c/"])
 def test_parts_are_read_whatever_they_are_called_and_however_deep(tmp_path, train, test, below):
-    build(
-        tmp_path,
-        *(f"{below}{part}/{name}: {n}" for part, n in ((train, 3), (test, 2)) for name in ("cat", "dog")),
-    )
+    build(tmp_path, *(f"{below}{part}/{name}: {n}" for part, n in ((train, 3), (test, 2)) for name in ("cat", "dog")))
     data = open_dataset(tmp_path)
     assert counts(data) == {"cat": (3, 0, 2), "dog": (3, 0, 2)}
     assert data.reading.layout == "part folders" and data.skipped == ()
@@ -134,8 +129,7 @@ def test_an_unlabelled_flat_test_folder_is_left_out_and_told(tmp_path, test):
 
 
 @pytest.mark.parametrize(
-    "stray",
-    ["train/cover.png", "cover.png", "train/notes.txt=x", "test/0.png", "readme.md=x", "train/.DS_Store=x"],
+    "stray", ["train/cover.png", "cover.png", "train/notes.txt=x", "test/0.png", "readme.md=x", "train/.DS_Store=x"]
 )
 def test_a_stray_file_changes_nothing_else(tmp_path, stray):
     tree = [f"{part}/{name}: 3" for part in ("train", "test") for name in ("cat", "dog")]
@@ -163,28 +157,19 @@ def test_train_and_val_are_taken_as_they_are(tmp_path, val):
 
 
 def test_a_table_with_train_and_val_rows_is_taken_as_it_is(tmp_path):
-    rows = [
-        f"{name}/{n}.png,{name},{'Training' if n < 3 else 'dev'}\n"
-        for name in ("cat", "dog")
-        for n in range(4)
-    ]
+    rows = [f"{name}/{n}.png,{name},{'Training' if n < 3 else 'dev'}\n" for name in ("cat", "dog") for n in range(4)]
     build(tmp_path, "cat: 4", "dog: 4", "t.csv=path,label,split\n" + "".join(rows))
     assert counts(open_dataset(tmp_path / "t.csv")) == {"cat": (3, 1, 1), "dog": (3, 1, 1)}
 
 
 def test_names_of_one_class_may_differ_between_parts(tmp_path):
-    data = open_dataset(
-        build(tmp_path, "train/Apple: 2", "train/red_fox: 2", "test/apple: 2", "test/red fox: 1")
+    data = open_dataset(build(tmp_path, "train/Apple: 2", "train/red_fox: 2", "test/apple: 2", "test/red fox: 1"))
+    assert [row for row in counts(data).values()] == [(2, 0, 2), (2, 0, 1)] and "'apple' is the class 'Apple'" in told(
+        data
     )
-    assert [row for row in counts(data).values()] == [
-        (2, 0, 2),
-        (2, 0, 1),
-    ] and "'apple' is the class 'Apple'" in told(data)
 
 
-@pytest.mark.parametrize(
-    "names", [("train", "test"), ("Training", "Testing"), ("train", "val", "test", "pred")]
-)
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing"), ("train", "val", "test", "pred")])
 def test_parts_inside_class_folders(tmp_path, names):
     tree = [f"{name}/{part}: {n + 2}" for name in ("cat", "dog") for n, part in enumerate(names)]
     data = open_dataset(build(tmp_path, *tree, "cat/loose.png"))
@@ -195,9 +180,7 @@ def test_parts_inside_class_folders(tmp_path, names):
 
 # --- archives, systems, links -----------------------------------------------------------------------
 @pytest.mark.parametrize("below", ["fruit", "archive/fruit", "a/b/c/d"])
-@pytest.mark.parametrize(
-    "beside", [(), ("__MACOSX/fruit: 2",), ("readme.txt=x", "__MACOSX/"), ("cover.png",)]
-)
+@pytest.mark.parametrize("beside", [(), ("__MACOSX/fruit: 2",), ("readme.txt=x", "__MACOSX/"), ("cover.png",)])
 def test_an_unpacked_archive_is_read_further_down(tmp_path, below, beside):
     data = open_dataset(build(tmp_path, f"{below}/cat: 6", f"{below}/dog: 6", *beside))
     assert {name: sum(row) for name, row in counts(data).items()} == {"cat": 6, "dog": 6}
@@ -283,9 +266,7 @@ def test_a_very_deep_folder_ends(tmp_path):
 def _metadata(kind: str, rows: list[tuple[str, object]], column: str = "label") -> str:
     if kind == "csv":
         return f"metadata.csv=file_name,{column}\n" + "".join(f"{file},{label}\n" for file, label in rows)
-    return "metadata.jsonl=" + "".join(
-        json.dumps({"file_name": f, column: label}) + "\n" for f, label in rows
-    )
+    return "metadata.jsonl=" + "".join(json.dumps({"file_name": f, column: label}) + "\n" for f, label in rows)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -301,11 +282,7 @@ def test_image_folder_with_metadata(tmp_path, kind, column):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_metadata_at_the_root(tmp_path, kind):
-    rows = [
-        (f"{part}/{n}.png", ("cat", "dog")[n % 2])
-        for part in ("train", "validation", "test")
-        for n in range(4)
-    ]
+    rows = [(f"{part}/{n}.png", ("cat", "dog")[n % 2]) for part in ("train", "validation", "test") for n in range(4)]
     build(tmp_path, "train: 4", "validation: 4", "test: 4", _metadata(kind, rows))
     assert counts(open_dataset(tmp_path)) == {"cat": (2, 2, 2), "dog": (2, 2, 2)}
 
@@ -317,10 +294,7 @@ def test_metadata_without_labels_leaves_the_folders(tmp_path):
 
 def test_metadata_with_numbers_for_the_folders_keeps_their_names(tmp_path):
     rows = [(f"{name}/{n}.png", number) for number, name in enumerate(("cat", "dog")) for n in range(4)]
-    assert open_dataset(build(tmp_path, "cat: 4", "dog: 4", _metadata("jsonl", rows))).classnames == (
-        "cat",
-        "dog",
-    )
+    assert open_dataset(build(tmp_path, "cat: 4", "dog: 4", _metadata("jsonl", rows))).classnames == ("cat", "dog")
 
 
 def test_metadata_that_contradicts_the_folders_is_two_readings(tmp_path):
@@ -416,9 +390,7 @@ def test_a_table_tells_them_too(tmp_path):
 
 
 @given(
-    st.dictionaries(
-        st.sampled_from(["train", "val", "test"]), st.sets(st.sampled_from("abcd"), min_size=1), min_size=1
-    )
+    st.dictionaries(st.sampled_from(["train", "val", "test"]), st.sets(st.sampled_from("abcd"), min_size=1), min_size=1)
 )
 @settings(max_examples=25, deadline=None)
 def test_no_image_of_a_part_is_lost_or_moved(tmp_path_factory, parts):
@@ -481,9 +453,7 @@ def test_many_classes_are_told_compactly(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     """Trained on apple, banana, kiwi, plum."""
-    root = class_folders(
-        tmp_path_factory.mktemp("photos") / "photos", {"apple": 4, "banana": 4, "kiwi": 4, "plum": 4}
-    )
+    root = class_folders(tmp_path_factory.mktemp("photos") / "photos", {"apple": 4, "banana": 4, "kiwi": 4, "plum": 4})
     out = root.parent / "adapter"
     assert run("fit", "--data", root, *QUICK, "--out", out, "--quiet") == 0
     return out

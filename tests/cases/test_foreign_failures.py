@@ -232,7 +232,9 @@ def test_a_missing_folder_says_so() -> None:
 )
 def test_no_message_advises_unsafe_loading(said: str) -> None:
     line = first_line(RuntimeError(said))
-    assert line and not any(word in line for word in ("trust_remote_code", "weights_only", "allow_pickle", "safe_globals"))
+    assert line and not any(
+        word in line for word in ("trust_remote_code", "weights_only", "allow_pickle", "safe_globals")
+    )
 
 
 def test_code_beside_a_model_gets_no_such_advice(model: Path) -> None:
@@ -353,7 +355,9 @@ def test_a_folder_or_a_missing_epoch_names_the_files(tmp_path: Path, capsys: pyt
     assert "does not exist" in line_of(["convert", str(tmp_path / "nowhere" / "x"), *words], capsys)
 
 
-@pytest.mark.parametrize(("named", "held", "told"), [(5, 50, True), (50, 50, False), (5, None, False), (5, "five", False)])
+@pytest.mark.parametrize(
+    ("named", "held", "told"), [(5, 50, True), (50, 50, False), (5, None, False), (5, "five", False)]
+)
 def test_a_name_with_another_epoch_is_told(
     named: int, held: Any, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

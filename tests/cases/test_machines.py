@@ -64,7 +64,9 @@ COPIES: list[Callable[[Any], Any]] = [copy.deepcopy, thawed, saved_and_loaded]
 
 
 # --- one tensor -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8]
+)
 @pytest.mark.parametrize("offset", [1, 2, 3, 5, 7])
 def test_a_displaced_tensor_is_moved_whole(dtype: torch.dtype, offset: int) -> None:
     values = (torch.arange(35) % 7).to(dtype).view(5, 7)
@@ -157,9 +159,7 @@ def test_answers_do_not_hang_on_where_the_weights_lay(
 
 # --- methods and classifiers ----------------------------------------------------------------------
 @pytest.mark.parametrize("name", sorted(methods()))
-def test_a_method_and_its_copies_lie_aligned_and_agree(
-    tiny_backbone: Backbone, name: str, tmp_path: Path
-) -> None:
+def test_a_method_and_its_copies_lie_aligned_and_agree(tiny_backbone: Backbone, name: str, tmp_path: Path) -> None:
     method = build_method(name, tiny_backbone, NAMES, settings=LIGHT.get(name))
     reopened = load_adapter(save_adapter(tmp_path / "adapter", method), backbone=tiny_backbone)
     others = [copied(method) for copied in COPIES]

@@ -146,7 +146,9 @@ def test_a_list_of_long_names_is_refused_one_by_one_in_time(tmp_path: Path, capl
     start = time.process_time()
     assert read_class_list(file) == ["apple", "banana"]
     assert time.process_time() - start < 2
-    assert [record.getMessage().split(" left out")[0][-6:] for record in caplog.records] == [f"line {n}" for n in range(2, 7)]
+    assert [record.getMessage().split(" left out")[0][-6:] for record in caplog.records] == [
+        f"line {n}" for n in range(2, 7)
+    ]
 
 
 def test_an_adapter_with_a_long_name_is_refused_at_once(adapter_folder: Path, tmp_path: Path) -> None:
@@ -219,7 +221,11 @@ def test_an_older_adapter_knows_the_folder_it_was_trained_on(tmp_path: Path, cap
     config["classnames"] = ["red apple", "ripe banana"]
     (tmp_path / "new" / "config.json").write_text(json.dumps(config))
     old = run_json(capsys, "eval", tmp_path / "new", "--data", folder, "--json")
-    assert (old["head"], old["accuracy"], old["calibration_error"]) == ("trained", new["accuracy"], new["calibration_error"])
+    assert (old["head"], old["accuracy"], old["calibration_error"]) == (
+        "trained",
+        new["accuracy"],
+        new["calibration_error"],
+    )
 
 
 # --- numbers and codes ----------------------------------------------------------------------------
@@ -229,7 +235,9 @@ def test_codes_are_seen(names: list[str]) -> None:
     assert codes(names)
 
 
-@pytest.mark.parametrize("names", [["cat", "dog"], ["707-320", "A300B4"], ["model T", "beetle"], ["猫", "犬"], ["a1", "b2"]])
+@pytest.mark.parametrize(
+    "names", [["cat", "dog"], ["707-320", "A300B4"], ["model T", "beetle"], ["猫", "犬"], ["a1", "b2"]]
+)
 def test_words_are_no_codes(names: list[str]) -> None:
     assert not codes(names)
 
@@ -302,11 +310,16 @@ def test_predict_tells_codes_by_their_names(tmp_path: Path, capsys) -> None:
     assert words["head"] == codes["head"] == "trained" and words["classes"] == ["apple", "ripe_banana"]
     shares = {row["class"]: row["probability"] for row in codes["predictions"][0]["top"]}
     for row in words["predictions"][0]["top"]:  # the same answers, called otherwise
-        assert row["probability"] == shares[row["label"]] and row["class"] == dict(zip(WNIDS, words["classes"]))[row["label"]]
+        assert (
+            row["probability"] == shares[row["label"]]
+            and row["class"] == dict(zip(WNIDS, words["classes"]))[row["label"]]
+        )
     asked = ("predict", "zeroshot", image, "--classes")
     given = run_json(capsys, *asked, ",".join(WNIDS), *named)["predictions"][0]["top"]
     plain = run_json(capsys, *asked, "apple,ripe_banana", "--json")["predictions"][0]["top"]
-    assert [(row["class"], row["probability"]) for row in given] == [(row["class"], row["probability"]) for row in plain]
+    assert [(row["class"], row["probability"]) for row in given] == [
+        (row["class"], row["probability"]) for row in plain
+    ]
     assert {row["label"] for row in given} == set(WNIDS)
     assert main(["predict", str(out), str(image), "--classes", "n00000001,n00000002", "--names", str(file)]) == 2
     assert "no class name for the label 'n00000001'" in capsys.readouterr().err
@@ -430,7 +443,9 @@ NAN = float("nan")
     ["a", "a", NAN, "b"], ["a", "a", None, "b"], ["a", "a", "", "b"], ["a", "a", " ", "b"], [1, 1, NAN, 2],
     [["a"], ["a"], [None], ["b"]], ["a", "a", np.datetime64("NaT"), "b"], ["a", "a", np.float64("nan"), "b"],
 ])  # fmt: skip
-@pytest.mark.parametrize("form", [list, tuple, iter, lambda y: np.array(y, dtype=object)], ids=["list", "tuple", "iterator", "array"])
+@pytest.mark.parametrize(
+    "form", [list, tuple, iter, lambda y: np.array(y, dtype=object)], ids=["list", "tuple", "iterator", "array"]
+)
 def test_a_row_without_a_label_is_named(y: list, form: Callable) -> None:
     with pytest.raises(UserError, match="y must hold one class per picture: row 2 has none"):
         targets(form(y))
@@ -453,7 +468,9 @@ def test_a_missing_value_of_pandas_is_named() -> None:
         targets(["a", NAType()])
 
 
-@pytest.mark.parametrize("y", ["ab", b"ab", {"a": 1}, 3, None, ["a", 1], [["a", "b"], ["c"]], [b"a", b"b"], [0.5, 1.0], [object(), "a"]])
+@pytest.mark.parametrize(
+    "y", ["ab", b"ab", {"a": 1}, 3, None, ["a", 1], [["a", "b"], ["c"]], [b"a", b"b"], [0.5, 1.0], [object(), "a"]]
+)
 def test_what_is_no_column_of_labels_is_one_line(y: object) -> None:
     with pytest.raises(UserError) as caught:
         targets(y)
@@ -474,7 +491,9 @@ def asked(body: object, files: dict[str, int] | None = None, fields: list[tuple[
 
     if files is None:
         return read_ask("application/json", json.dumps(body).encode(), Settings())
-    parts = [f'name="{key}"; filename="x.jpg"\r\nContent-Type: image/jpeg' for key, n in files.items() for _ in range(n)]
+    parts = [
+        f'name="{key}"; filename="x.jpg"\r\nContent-Type: image/jpeg' for key, n in files.items() for _ in range(n)
+    ]
     parts = [f"{part}\r\n\r\nimage" for part in parts]
     parts += [f'name="{key}"\r\n\r\n{value}' for key, value in fields or []]
     text = "".join(f"--cut\r\nContent-Disposition: form-data; {part}\r\n" for part in parts) + "--cut--\r\n"

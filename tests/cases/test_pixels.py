@@ -17,15 +17,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, features
 
-from anprompt.data.images import (
-    MAX_PIXELS,
-    MAX_SIDE,
-    check_picture,
-    decode_picture,
-    limited,
-    open_image,
-    open_picture,
-)
+from anprompt.data.images import MAX_PIXELS, MAX_SIDE, check_picture, decode_picture, limited, open_image, open_picture
 from anprompt.data.inputs import as_rgb
 from anprompt.data.jpeg import find_scans
 from anprompt.data.pixels import LARGE
@@ -231,7 +223,9 @@ def test_what_is_no_image_is_named(levels, words: str) -> None:
 
 
 # --- levels -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", ["grey 16", "grey 12 in 16", "grey 12 in 16, tiff", "grey 8 in 16", "grey 0..1", "grey 0..255"])
+@pytest.mark.parametrize(
+    "kind", ["grey 16", "grey 12 in 16", "grey 12 in 16, tiff", "grey 8 in 16", "grey 0..1", "grey 0..255"]
+)
 def test_grey_of_any_depth_shows_the_same(kind: str) -> None:
     opened = np.asarray(open_image(KINDS[kind]()))[..., 0].astype(int)
     assert np.abs(opened - GREY).max() <= 1
@@ -242,8 +236,12 @@ def test_colours_of_any_depth_show_the_same(kind: str) -> None:
     assert np.abs(np.asarray(open_image(KINDS[kind]())).astype(int) - RGB).max() <= 1
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [(10, np.uint16), (12, np.uint16), (14, np.uint16), (16, np.uint16), (12, np.int32)])
-def test_the_largest_level_becomes_white_and_a_guess_is_told(bits: int, dtype, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [(10, np.uint16), (12, np.uint16), (14, np.uint16), (16, np.uint16), (12, np.int32)]
+)
+def test_the_largest_level_becomes_white_and_a_guess_is_told(
+    bits: int, dtype, caplog: pytest.LogCaptureFixture
+) -> None:
     ramp = np.linspace(0, 2**bits - 1, 256).astype(dtype).reshape(16, 16)
     with caplog.at_level(logging.INFO, "anprompt"):
         opened = np.asarray(open_image(grey(ramp), name="ramp"))
@@ -484,7 +482,9 @@ print(time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_
 
 def cost(path: Path) -> tuple[float, int, str]:
     """CPU seconds and MiB of opening a file, and what came of it; in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, timeout=120, check=True
+    )
     seconds, mib, word = done.stdout.strip().split(" ", 2)
     return float(seconds), int(mib), word
 

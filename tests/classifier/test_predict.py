@@ -107,9 +107,7 @@ def test_save_and_load(fitted: PromptClassifier, photo_folder: Path, tmp_path: P
 def test_same_seed_same_classifier(tiny_backbone: Backbone, photo_folder: Path) -> None:
     path = [photo_folder / "red_square" / "0.png"]
     one, two, other = (
-        small(tiny_backbone, shots=2, seed=seed, train={**QUICK, "epochs": 1})
-        .fit(photo_folder)
-        .predict_proba(path)
+        small(tiny_backbone, shots=2, seed=seed, train={**QUICK, "epochs": 1}).fit(photo_folder).predict_proba(path)
         for seed in (0, 0, 1)
     )
     assert np.array_equal(one, two) and not np.array_equal(one, other)
@@ -123,9 +121,7 @@ def test_manners_of_an_estimator(tiny_folder: Path) -> None:
     assert "PromptClassifier" in repr(made)
 
 
-def test_what_cannot_be_done_is_said(
-    fitted: PromptClassifier, tiny_backbone: Backbone, photo_folder: Path
-) -> None:
+def test_what_cannot_be_done_is_said(fitted: PromptClassifier, tiny_backbone: Backbone, photo_folder: Path) -> None:
     path = photo_folder / "red_square" / "0.png"
     cases = [
         (lambda: PromptClassifier().predict([path]), "not trained"),

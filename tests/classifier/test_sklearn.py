@@ -42,11 +42,7 @@ class OnRows(PromptClassifier):
         return super().predict_proba(self.checked(X))
 
     def predict(self, X):
-        return (
-            self.classes_[self.predict_proba(X).argmax(axis=1)]
-            if hasattr(self, "method_")
-            else super().predict(X)
-        )
+        return self.classes_[self.predict_proba(X).argmax(axis=1)] if hasattr(self, "method_") else super().predict(X)
 
     def score(self, X, y, sample_weight=None):
         return accuracy_score(y, self.predict(X), sample_weight=sample_weight)
@@ -64,7 +60,7 @@ class OnRows(PromptClassifier):
 QUICK = {"epochs": 1, "warmup_epochs": 0, "lr": 5e-3}
 DO_NOT_APPLY = {
     "check_methods_subset_invariance": "asks for 1e-7: a matrix product in fp32 rounds differently by batch size "
-    "(test_predict.py asks for 1e-5)",
+    "(test_predict.py asks for 1e-5)"
 }
 
 
@@ -89,9 +85,7 @@ def test_estimator_checks(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPat
         OnRows("tiny", method="coop", settings={"n_context": 1}, shots=1, train=QUICK),
         expected_failed_checks=DO_NOT_APPLY, on_skip=None, on_fail=None,
     )  # fmt: skip
-    failed = {
-        result["check_name"]: str(result["exception"]) for result in results if result["status"] == "failed"
-    }
+    failed = {result["check_name"]: str(result["exception"]) for result in results if result["status"] == "failed"}
     assert failed == {}
     assert sum(result["status"] == "passed" for result in results) > 40
 
@@ -166,10 +160,7 @@ def test_cross_validation(tiny_backbone: Backbone, data) -> None:
 def test_search_and_pipeline(tiny_backbone: Backbone, data) -> None:
     X, y = data
     steps = Pipeline(
-        [
-            ("paths", FunctionTransformer(lambda rows: [str(row) for row in rows])),
-            ("clf", small(tiny_backbone)),
-        ]
+        [("paths", FunctionTransformer(lambda rows: [str(row) for row in rows])), ("clf", small(tiny_backbone))]
     )
     search = GridSearchCV(steps, {"clf__shots": [1, 2]}, cv=2, error_score="raise").fit(X, y)
     assert search.best_params_["clf__shots"] in (1, 2) and 0 <= search.best_score_ <= 1

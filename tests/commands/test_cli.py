@@ -178,9 +178,7 @@ def test_damaged_pictures_are_counted_not_fatal(
 
 
 # --- eval -----------------------------------------------------------------------------------------
-def test_eval(
-    adapter: Path, photo_folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval(adapter: Path, photo_folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = run_json(capsys, "eval", adapter, "--data", photo_folder, "--per-class")
     assert whole["head"] == "unseen" and whole["pictures"] == 12 and len(whole["per_class"]) == 4
     base = run_json(capsys, "eval", adapter, "--data", photo_folder, "--subset", "base")
@@ -205,9 +203,7 @@ def test_predict_a_folder_and_other_classes(
 ) -> None:
     names = tmp_path / "names.txt"
     names.write_text("[red]x[/]\nlynx\n\nsnow_leopard\n", encoding="utf-8-sig")
-    result = run_json(
-        capsys, "predict", adapter, photo_folder / "red_square", "--classes", f"@{names}", "--top", "9"
-    )
+    result = run_json(capsys, "predict", adapter, photo_folder / "red_square", "--classes", f"@{names}", "--top", "9")
     assert result["classes"] == ["[red]x[/]", "lynx", "snow_leopard"] and result["head"] == "unseen"
     assert len(result["predictions"]) == 10
     for row in result["predictions"]:
@@ -221,9 +217,7 @@ def test_predict_skips_what_it_cannot_read(
     (tmp_path / "empty.png").touch()
     good = photo_folder / "red_square" / "0.png"
     capsys.readouterr()
-    assert (
-        main(["predict", str(adapter), str(tmp_path / "empty.png"), "--top", "1", str(good), "gone.png"]) == 0
-    )
+    assert main(["predict", str(adapter), str(tmp_path / "empty.png"), "--top", "1", str(good), "gone.png"]) == 0
     out, err = capsys.readouterr()
     assert "empty.png" in err and "gone.png" in err and "2 of 3 pictures skipped" in err
     assert len(err.splitlines()) == 3 and "0.png" in out and "1 pictures, 2 classes, trained head" in out
@@ -259,9 +253,7 @@ def test_data_list_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 # --- failures -------------------------------------------------------------------------------------
-def test_unexpected_failures_are_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unexpected_failures_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(args: object) -> int:
         raise RuntimeError("two\nlines")
 

@@ -71,7 +71,9 @@ def test_every_option_is_in_the_script(shell: str, entries: list, capsys: pytest
             found = any(f"from {command}'" in line and word in f"{line} " for line in script.splitlines())
         else:
             [block] = [part for part in script.split(";;") if f" {command}) " in part]
-            found = name in block.replace("'*", " ").replace("[", " ").split() or f"{name} " in block or f'{name}"' in block
+            found = (
+                name in block.replace("'*", " ").replace("[", " ").split() or f"{name} " in block or f'{name}"' in block
+            )
         assert found, (command, name)
     for word in ("cross-dataset", "prepare", "bf16"):  # words that options and arguments may be
         assert word in script
@@ -107,6 +109,8 @@ def test_bash_offers_what_fits(words: list[str], expected: set[str], entries: li
     (tmp_path / "picture.png").touch()
     (tmp_path / "c.bash").write_text(bash(entries), encoding="utf-8")
     line = " ".join(shlex.quote(word) for word in ["anprompt", *words])
-    code = f'source ./c.bash; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _anprompt; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    code = (
+        f'source ./c.bash; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _anprompt; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert set(done.stdout.split()) == expected, done.stderr

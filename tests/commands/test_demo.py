@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from anprompt.commands import demo
-from anprompt.commands.progress import SHOWN, LiveSweep
+from anprompt.commands.progress import SHOWN, SweepProgress
 from anprompt.errors import UserError
 from anprompt.experiments import Event
 from anprompt.experiments.records import read_records
@@ -58,7 +58,10 @@ def test_an_unknown_set_is_refused() -> None:
 
 
 # --- the table one watches ------------------------------------------------------------------------
-RECORD = {"spec": {"protocol": "base-to-new"}, "metrics": {"base": {"accuracy": 51.23}, "new": {"accuracy": 42.0}, "H": 46.2}}
+RECORD = {
+    "spec": {"protocol": "base-to-new"},
+    "metrics": {"base": {"accuracy": 51.23}, "new": {"accuracy": 42.0}, "H": 46.2},
+}
 
 
 def drawn(table: object) -> str:
@@ -69,7 +72,7 @@ def drawn(table: object) -> str:
 
 def test_the_table_fills_while_runs_go_on() -> None:
     specs = plan(["[b]d[/b]:fog:"], ["zeroshot", "anprompt"], [1])
-    live = LiveSweep(specs, Console(file=io.StringIO()))
+    live = SweepProgress(specs, Console(file=io.StringIO()))
     assert drawn(live.table()).count("waiting") == 2
     live(Event(specs[0], "done", 1.0, record=RECORD))
     live(Event(specs[1], "step", 0.5, "epoch 5/10"))
@@ -81,7 +84,7 @@ def test_the_table_fills_while_runs_go_on() -> None:
 
 def test_a_long_sweep_fits_a_screen() -> None:
     specs = plan([f"d{i}" for i in range(60)], ["zeroshot"], [1])
-    live = LiveSweep(specs, Console(file=io.StringIO()))
+    live = SweepProgress(specs, Console(file=io.StringIO()))
     text = drawn(live.table())
     assert len(re.findall(r"waiting", text)) == SHOWN and "60 runs in all" in text
 
@@ -89,7 +92,7 @@ def test_a_long_sweep_fits_a_screen() -> None:
 def test_without_a_terminal_there_is_a_line_per_run() -> None:
     out = io.StringIO()
     specs = plan(["d"], ["zeroshot"], [1])
-    with LiveSweep(specs, Console(file=out, width=120)) as live:
+    with SweepProgress(specs, Console(file=out, width=120)) as live:
         live(Event(specs[0], "step", 0.5, "epoch 1/2"))
         live(Event(specs[0], "skip", 1.0, record=RECORD))
     assert out.getvalue() == "d  zeroshot  seed 1  base 51.2  new 42.0  H 46.2  (was there)\n"
@@ -100,7 +103,7 @@ def test_on_a_terminal_it_is_drawn_in_place() -> None:
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w") as file:
         specs = plan(["d"], ["zeroshot"], [1])
-        with LiveSweep(specs, Console(file=file, width=100, force_terminal=True)) as live:
+        with SweepProgress(specs, Console(file=file, width=100, force_terminal=True)) as live:
             live(Event(specs[0], "done", 1.0, record=RECORD))
         file.flush()
         shown = ""

@@ -21,15 +21,7 @@ from anprompt.errors import UserError
 from anprompt.experiments.records import save_record
 from anprompt.report.gallery import MADE_BY, check_gallery
 from anprompt.tables import MARK
-from anprompt.utils.files import (
-    atomic_write,
-    check_folder,
-    check_output,
-    read_json,
-    read_text,
-    write_json,
-    write_text,
-)
+from anprompt.utils.files import atomic_write, check_folder, check_output, read_json, read_text, write_json, write_text
 from tests.report.test_report import plain_record
 
 Out = pytest.CaptureFixture[str]
@@ -57,7 +49,16 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "link to a device": lambda p: p.symlink_to("/dev/full"),
     "link to itself": lambda p: p.symlink_to(p),
 }
-DEVICES = ("/dev/full", "/dev/null", "/dev/zero", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/proc/self/fd/1")
+DEVICES = (
+    "/dev/full",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/stdout",
+    "/dev/stderr",
+    "/dev/tty",
+    "/dev/fd/1",
+    "/proc/self/fd/1",
+)
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -111,7 +112,9 @@ def test_a_hard_link_keeps_its_content_under_the_other_name(tmp_path: Path) -> N
     assert (tmp_path / "one").read_text() == "old" and (tmp_path / "two").read_text() == "new"
 
 
-@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "a" * 240 + ".json", os.fsdecode(b"caf\xe9.html"), "-", " ", "\n"])
+@pytest.mark.parametrize(
+    "name", ["x" * 255, "ä" * 127, "a" * 240 + ".json", os.fsdecode(b"caf\xe9.html"), "-", " ", "\n"]
+)
 def test_any_name_that_the_system_takes_is_written(name: str, tmp_path: Path) -> None:
     """Also one that leaves no room for a temporary name."""
     check_output(tmp_path / name)
@@ -141,7 +144,10 @@ def test_text_that_is_no_text_is_escaped_and_json_reads_it_back(tmp_path: Path) 
 
 def test_space_is_asked_before_the_work(tmp_path: Path) -> None:
     check_folder(tmp_path, 1)
-    for ask in (lambda: check_folder(tmp_path / "new", 2**60), lambda: check_output(tmp_path / "f", bytes_needed=2**60)):
+    for ask in (
+        lambda: check_folder(tmp_path / "new", 2**60),
+        lambda: check_output(tmp_path / "f", bytes_needed=2**60),
+    ):
         with pytest.raises(UserError, match=r"MB free, and 1,099,511,627,776 MB are needed"):
             ask()
 
@@ -189,7 +195,9 @@ def test_a_report_onto_what_is_no_file(kind: str, runs: Path, tmp_path: Path, ca
     (tmp_path / "at").mkdir()
     KINDS[kind](tmp_path / "at" / "page.html")
     before = state(tmp_path)
-    assert main(["report", str(runs), "--html", str(tmp_path / "at" / "page.html"), "--no-pictures", "--overwrite"]) == 2
+    assert (
+        main(["report", str(runs), "--html", str(tmp_path / "at" / "page.html"), "--no-pictures", "--overwrite"]) == 2
+    )
     assert "page.html" in one_line(capsys) and state(tmp_path) == before
 
 
@@ -263,7 +271,12 @@ def endless(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Names of things that reading never ends of."""
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
-    yield {"pipe": str(tmp_path / "pipe.csv"), "link": str(tmp_path / "zero.csv"), "device": "/dev/zero", "folder": str(tmp_path)}
+    yield {
+        "pipe": str(tmp_path / "pipe.csv"),
+        "link": str(tmp_path / "zero.csv"),
+        "device": "/dev/zero",
+        "folder": str(tmp_path),
+    }
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "device", "folder"])
@@ -279,7 +292,12 @@ def endless(tmp_path: Path) -> Iterator[dict[str, str]]:
     ids=["class list", "table", "checkpoint", "descriptions", "image"],
 )
 def test_what_never_ends_is_not_read(
-    words: tuple[str, ...], kind: str, endless: dict[str, str], tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...],
+    kind: str,
+    endless: dict[str, str],
+    tmp_path: Path,
+    capsys: Out,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "x.png").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
@@ -310,13 +328,26 @@ def test_space_for_state_and_adapter_is_asked_before_the_first_step(
     photo_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    words = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "coop", "--shots", "1", "--quiet"]
+    words = [
+        "fit",
+        "--data",
+        str(photo_folder),
+        "--backbone",
+        str(tiny_folder),
+        "--method",
+        "coop",
+        "--shots",
+        "1",
+        "--quiet",
+    ]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "0 MB free, and" in one_line(capsys) and not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", "日本".encode("shift-jis")])
-def test_a_data_folder_whose_name_is_no_text_goes_all_the_way(name: bytes, tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
+def test_a_data_folder_whose_name_is_no_text_goes_all_the_way(
+    name: bytes, tiny_folder: Path, tmp_path: Path, capsys: Out
+) -> None:
     """From the first step to adapter, evaluation and report: the name travels as an escape."""
     data = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     for kind, colour in (("red", (200, 20, 20)), ("blue", (20, 20, 200))):
@@ -327,10 +358,14 @@ def test_a_data_folder_whose_name_is_no_text_goes_all_the_way(name: bytes, tiny_
     words = ["--data", str(data), "--quiet", "--backbone", str(tiny_folder)]
     assert main(["fit", *words, "--method", "coop", "--shots", "1", "--epochs", "1", "--out", str(out)]) == 0
     assert main(["eval", str(out), *words]) == 0
-    assert main(["fit", *words, "--out", str(strange)]) == 2 and "not UTF-8" in one_line(capsys) and not strange.exists()
+    assert (
+        main(["fit", *words, "--out", str(strange)]) == 2 and "not UTF-8" in one_line(capsys) and not strange.exists()
+    )
     assert os.fsencode(read_json(out / CONFIG)["record"]["data"]) == name
     runs = str(tmp_path / "runs")
-    assert main(["bench", "few-shot", "--methods", "zeroshot", "--shots", "1", "--runs", runs, "--jobs", "1", *words]) == 0
+    assert (
+        main(["bench", "few-shot", "--methods", "zeroshot", "--shots", "1", "--runs", runs, "--jobs", "1", *words]) == 0
+    )
     assert main(["report", runs, "--no-pictures", "--quiet"]) == 0
     assert "error" not in capsys.readouterr().err
 
@@ -377,7 +412,7 @@ def test_streams_that_are_full_closed_or_gone(words: str) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done
     lines = done.stderr.splitlines()
-    assert (len(lines) == 1 and said in lines[0] if said else not lines), done
+    assert len(lines) == 1 and said in lines[0] if said else not lines, done
 
 
 @pytest.mark.parametrize(
@@ -389,6 +424,8 @@ def test_streams_that_are_full_closed_or_gone(words: str) -> None:
     ],
     ids=lambda option: " ".join(option)[:30],
 )  # fmt: skip
-def test_absurd_numbers_are_refused_before_anything_is_made(option: tuple[str, str], tmp_path: Path, capsys: Out) -> None:
+def test_absurd_numbers_are_refused_before_anything_is_made(
+    option: tuple[str, str], tmp_path: Path, capsys: Out
+) -> None:
     assert main(["fit", "--data", "embedded:food", "--out", str(tmp_path / "out"), *option]) == 2
     assert len(one_line(capsys)) < 400 and not os.listdir(tmp_path)

@@ -12,7 +12,9 @@ from anprompt.commands._shared import terminal
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-@pytest.mark.parametrize("text", ["", "epoch 3 of 50, loss 1.234 (ce 0.8, rep 0.3, reg 0.1), lr 0.00198, 12 images a second " * 2])
+@pytest.mark.parametrize(
+    "text", ["", "epoch 3 of 50, loss 1.234 (ce 0.8, rep 0.3, reg 0.1), lr 0.00198, 12 images a second " * 2]
+)
 def test_bar_count_and_time_stay(monkeypatch: pytest.MonkeyPatch, width: int, text: str) -> None:
     shown = io.StringIO()
     screen = Console(file=shown, force_terminal=True, width=width, color_system=None, markup=False)

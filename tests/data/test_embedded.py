@@ -63,7 +63,9 @@ def test_test_pictures_are_never_trained_on_and_two_styles_are_test_only(name):
 
 def test_splits_compose_different_pictures_of_one_drawing():
     data = embedded_dataset("food")
-    first = {split: next(i for i in getattr(data, split) if i.domain == "twemoji") for split in ("train", "val", "test")}
+    first = {
+        split: next(i for i in getattr(data, split) if i.domain == "twemoji") for split in ("train", "val", "test")
+    }
     pictures = [np.asarray(read_embedded(item)) for item in first.values()]
     assert len({i.classname for i in first.values()}) == 1
     assert all((a != b).mean() > 0.5 for a, b in itertools.pairwise(pictures))
@@ -94,13 +96,16 @@ def test_descriptions_are_clean_sentences_with_the_name():
             assert all(classname in s and s.endswith(".") and "  " not in s for s in sentences)
 
 
-@pytest.mark.parametrize("call", [
-    lambda: embedded_dataset("foood"),
-    lambda: embedded_descriptions("foood"),
-    lambda: read_embedded(Item("embedded:food/pizzza/twemoji/train/0000", 0, "pizzza")),
-    lambda: read_embedded(Item("embedded:food/pizza/klingon/train/0000", 0, "pizza")),
-    lambda: read_embedded(Item("food", 0, "pizza")),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: embedded_dataset("foood"),
+        lambda: embedded_descriptions("foood"),
+        lambda: read_embedded(Item("embedded:food/pizzza/twemoji/train/0000", 0, "pizzza")),
+        lambda: read_embedded(Item("embedded:food/pizza/klingon/train/0000", 0, "pizza")),
+        lambda: read_embedded(Item("food", 0, "pizza")),
+    ],
+)
 def test_what_does_not_exist_is_named(call):
     with pytest.raises(UserError, match=r"foood'. Did you mean 'food'|no such embedded picture"):
         call()
@@ -137,7 +142,8 @@ def test_zero_shot_is_what_the_model_card_says(parts):
     tokens = tokenizer([data.template.format(c) for c in data.classnames], padding=True, return_tensors="pt")
     items = data.test
     pixels = torch.from_numpy(np.stack([np.asarray(data.read(i)) for i in items])).permute(0, 3, 1, 2) / 255
-    logits = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"],
-                   pixel_values=(pixels - mean) / std).logits_per_image
+    logits = model(
+        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=(pixels - mean) / std
+    ).logits_per_image
     hits = logits.argmax(1) == torch.tensor([i.label for i in items])
     assert abs(hits.float().mean().item() - recorded["all"]) < 0.02

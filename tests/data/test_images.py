@@ -122,15 +122,7 @@ def test_odd_sizes_open(tmp_path, size):
     assert open_picture(save(tmp_path / "a.png", Image.new("RGB", size))).size == size
 
 
-NAMES = [
-    "ünï-コード 猫.png",
-    "a" * 250 + ".png",
-    "two\nlines.png",
-    "tab\there.png",
-    "-rf.png",
-    "50%.png",
-    "{}.png",
-]
+NAMES = ["ünï-コード 猫.png", "a" * 250 + ".png", "two\nlines.png", "tab\there.png", "-rf.png", "50%.png", "{}.png"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -289,9 +281,7 @@ def test_bombs_are_refused_before_decoding(tmp_path, monkeypatch):
 def test_pillow_is_left_as_it_was(tmp_path):
     before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     paths = [bomb(tmp_path / "b.png", 10_000, 10_000), save(tmp_path / "a.png")]
-    threads = [
-        threading.Thread(target=lambda: [check_picture(path) for path in paths * 20]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [check_picture(path) for path in paths * 20]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

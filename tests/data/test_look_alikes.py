@@ -23,7 +23,9 @@ def scene(seed: int, size: tuple[int, int] = (480, 360)) -> Image.Image:
     """Something like a photograph: soft light, a shape, grain."""
     rng = np.random.default_rng(seed)
     soft = Image.fromarray(rng.integers(40, 215, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    ImageDraw.Draw(soft).ellipse([*rng.integers(40, 150, 2), *rng.integers(200, 340, 2)], fill=tuple(rng.integers(0, 255, 3)))
+    ImageDraw.Draw(soft).ellipse(
+        [*rng.integers(40, 150, 2), *rng.integers(200, 340, 2)], fill=tuple(rng.integers(0, 255, 3))
+    )
     return Image.blend(soft, noise(*size, seed=seed), 0.06)
 
 
@@ -79,7 +81,9 @@ OTHERS: dict[str, Change] = {
 def spotted(image: Image.Image) -> Image.Image:
     """With a defect of a fiftieth of the width."""
     made = image.copy()
-    ImageDraw.Draw(made).rectangle([200, 150, 212, 162], fill=(0, 0, 0) if sum(image.getpixel((206, 156))) > 380 else (255, 255, 255))
+    ImageDraw.Draw(made).rectangle(
+        [200, 150, 212, 162], fill=(0, 0, 0) if sum(image.getpixel((206, 156))) > 380 else (255, 255, 255)
+    )
     return made
 
 
@@ -104,13 +108,17 @@ def test_what_cannot_be_looked_at_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "c.jpg").write_text("no image")
     save(tmp_path / "d.jpg", scene(1), quality=60)
     paths = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "missing.jpg")] + ["embedded:food/0"]
-    assert look_alikes(paths, range(6)) == [(0, 3)] and look_alikes([], []) == [] and look_alikes(paths[1:3], [0, 1]) == []
+    assert (
+        look_alikes(paths, range(6)) == [(0, 3)] and look_alikes([], []) == [] and look_alikes(paths[1:3], [0, 1]) == []
+    )
 
 
 def test_many_equal_images_end_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anprompt.data.look_alikes._MOST_CHECKED", 200)
     monkeypatch.setattr("anprompt.data.look_alikes._ROWS", 16)
-    paths = [str(save(tmp_path / f"{index}.png", smaller(60)(scene(3)), compress_level=index % 9)) for index in range(120)]
+    paths = [
+        str(save(tmp_path / f"{index}.png", smaller(60)(scene(3)), compress_level=index % 9)) for index in range(120)
+    ]
     assert 0 < len(look_alikes(paths, range(120))) < 120 * 119 // 2
 
 
@@ -124,7 +132,9 @@ def test_a_folder_says_which_images_look_the_same(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for kind in ("apple", "banana"):
             for index in range(3):
-                save(tmp_path / part / kind / f"{index}.jpg", scene(sum((part + kind).encode()) * 10 + index, (200, 150)))
+                save(
+                    tmp_path / part / kind / f"{index}.jpg", scene(sum((part + kind).encode()) * 10 + index, (200, 150))
+                )
     assert "look" not in told(tmp_path)
     with Image.open(tmp_path / "train/apple/0.jpg") as image:
         save(tmp_path / "test/apple/shared.webp", smaller(120)(image))
@@ -147,5 +157,8 @@ def test_no_false_alarm_on_real_surfaces(name: str) -> None:
     """Circuit boards are there twice, with and without defects. Of one tile there are three shots from one place."""
     paths = sorted(str(path) for path in shared(f"real/{name}").rglob("*") if path.suffix in (".jpg", ".bmp"))[:300]
     paths = [path for path in paths if "ground_truth" not in path]
-    found = {frozenset((Path(paths[one]).name[:4], Path(paths[other]).name[:4])) for one, other in look_alikes(paths, range(len(paths)))}
+    found = {
+        frozenset((Path(paths[one]).name[:4], Path(paths[other]).name[:4]))
+        for one, other in look_alikes(paths, range(len(paths)))
+    }
     assert found <= {frozenset({"exp5"})}

@@ -19,16 +19,7 @@ from anprompt.data.classic.labelled import Labelled, made_split
 from anprompt.data.classic.prepare import prepare
 from anprompt.data.sources import check_dataset, open_dataset
 from anprompt.errors import UserError
-from tests.downloads import (
-    DOWNLOADS,
-    NAMES,
-    PARTS,
-    SYNSETS,
-    download,
-    pictures,
-    split_json,
-    tree,
-)
+from tests.downloads import DOWNLOADS, NAMES, PARTS, SYNSETS, download, pictures, split_json, tree
 from tests.pictures import noise, save
 
 

@@ -49,11 +49,7 @@ def test_split_column_other_columns_and_quotes(folder):
     )
     data = open_dataset(write(folder, text))
     assert data.classnames == ('a "big" dog', "dog", "tiger_cat")
-    assert [item.classname for item in data.train + data.val + data.test] == [
-        "tiger_cat",
-        "dog",
-        'a "big" dog',
-    ]
+    assert [item.classname for item in data.train + data.val + data.test] == ["tiger_cat", "dog", 'a "big" dog']
 
 
 def test_row_order_does_not_matter(folder):
@@ -93,10 +89,7 @@ BAD = {
     "short row": (GOOD + "pics/2.png\n", "line 4: the label is empty"),
     "empty path": (GOOD + ",cat\n", "line 4: the path is empty"),
     "duplicate": (GOOD + "./pics/0.png,cat\n", r"line 4: './pics/0.png' repeats line 2"),
-    "two labels": (
-        GOOD + "pics/0.png,dog\n",
-        r"line 4: 'pics/0.png' says 'dog' and contradicts line 2 \('cat'\)",
-    ),
+    "two labels": (GOOD + "pics/0.png,dog\n", r"line 4: 'pics/0.png' says 'dog' and contradicts line 2 \('cat'\)"),
     "several": (GOOD + "pics/2.png,\npics/3.png,\n,x\n", r"line 4: .* \(and 2 more bad lines\)"),
     "long row": (GOOD + "pics/a, b.png,cat\n", "line 4: 3 cells under 2 columns; put quotes"),
     "open quote": (GOOD + '"pics/2.png,cat\n', "line 4: unexpected end of data"),
@@ -123,9 +116,7 @@ def test_bad_tables_are_refused_in_one_line(folder, name):
     text, message = BAD[name]
     with pytest.raises(UserError, match=message) as caught:
         open_dataset(write(folder, text))
-    assert len(str(caught.value).splitlines()) == 1 and (
-        "data.csv" in str(caught.value) or name == "equal names"
-    )
+    assert len(str(caught.value).splitlines()) == 1 and ("data.csv" in str(caught.value) or name == "equal names")
 
 
 def test_not_utf8(folder):

@@ -107,9 +107,7 @@ def test_flip_mirrors_half_of_the_views():
     options = dict(image_size=16, mean=(0, 0, 0), std=(1, 1, 1), crop_scale=(1.0, 1.0))
     made = Views(items(1), read, **options)
     still = Views(items(1), read, flip=False, **options)
-    mirrored = sum(
-        not torch.equal(made.train_batch([0], epoch), still.train_batch([0], epoch)) for epoch in range(200)
-    )
+    mirrored = sum(not torch.equal(made.train_batch([0], epoch), still.train_batch([0], epoch)) for epoch in range(200))
     assert 70 < mirrored < 130
     for epoch in range(20):
         pair = made.train_batch([0], epoch), still.train_batch([0], epoch)
@@ -218,13 +216,7 @@ def test_unprobed_pictures_fail_when_asked_for():
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"crop_scale": (0.0, 1.0)},
-        {"crop_scale": (0.9, 0.5)},
-        {"crop_scale": (0.5, 1.5)},
-        {"seed": -1},
-        {"size": 0},
-    ],
+    [{"crop_scale": (0.0, 1.0)}, {"crop_scale": (0.9, 0.5)}, {"crop_scale": (0.5, 1.5)}, {"seed": -1}, {"size": 0}],
 )
 def test_settings_out_of_range(options):
     with pytest.raises(UserError, match="|".join(options).replace("size", "image_size")):

@@ -32,7 +32,9 @@ def failed(capsys: pytest.CaptureFixture, *words: str) -> str:
     return lines[0]
 
 
-def test_all_answers_are_in_one_file(detector: Path, boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_all_answers_are_in_one_file(
+    detector: Path, boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     shutil.copytree(boards / "test/short", tmp_path / "p")
     (tmp_path / "p/spoiled.png").write_bytes(b"no image")
     answers, maps = tmp_path / "a.csv", tmp_path / "maps"
@@ -43,7 +45,9 @@ def test_all_answers_are_in_one_file(detector: Path, boards: Path, tmp_path: Pat
     rows = list(csv.DictReader(answers.open()))
     assert len(rows) == 4 and sum(bool(row["note"]) for row in rows) == 1
     told = json.loads(said.out[said.out.index("{") :])
-    assert [row.get("score") for row in told["answers"]] == [float(row["score"]) if row["score"] else None for row in rows]
+    assert [row.get("score") for row in told["answers"]] == [
+        float(row["score"]) if row["score"] else None for row in rows
+    ]
     for row in rows[:3]:
         assert row["anomalous"] == str(float(row["score"]) > float(row["threshold"]))
     sheets = sorted(maps.glob("*.png"))
@@ -54,11 +58,21 @@ def test_eval_has_every_figure(detector: Path, boards: Path, tmp_path: Path, cap
     sheet = tmp_path / "g.png"
     assert main(["detect", "eval", str(detector), "--data", str(boards), "--json", "--gallery", str(sheet)]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told["mean"]) == {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
+    assert set(told["mean"]) == {
+        "image_auroc",
+        "image_ap",
+        "image_f1max",
+        "pixel_auroc",
+        "pixel_ap",
+        "pixel_f1max",
+        "aupro",
+    }
     assert told["categories"]["pcb"]["all"] == told["mean"] and Image.open(sheet).width > 800
 
 
-def test_threshold_says_what_it_can_not_promise(detector: Path, boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_threshold_says_what_it_can_not_promise(
+    detector: Path, boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     shutil.copytree(detector, tmp_path / "d")
     assert main(["detect", "threshold", str(tmp_path / "d"), "--data", str(boards), "--false-alarms", "0.02"]) == 0
     said = capsys.readouterr()
@@ -68,7 +82,9 @@ def test_threshold_says_what_it_can_not_promise(detector: Path, boards: Path, tm
     assert json.loads((detector / "config.json").read_text())["threshold"]["asked"] == 0.2
 
 
-def test_wrong_requests_are_one_line(detector: Path, boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_requests_are_one_line(
+    detector: Path, boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     here = str(tmp_path)
     assert "--csv belongs to 'detect predict'" in failed(capsys, "fit", "--csv", "a.csv")
     assert "needs --data" in failed(capsys, "fit")

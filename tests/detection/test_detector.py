@@ -74,7 +74,9 @@ def test_normal_images_with_something_on_them_score_higher(fitted: AnomalyDetect
 @pytest.mark.parametrize("method", DETECTION_METHODS)
 def test_every_method_is_the_same_again_and_from_its_folder(method: str, boards: Path, tmp_path: Path) -> None:
     backbone = load_backbone("embedded")
-    made = [AnomalyDetector(backbone, method, 2, settings=QUICK.get(method), tiles=1).fit(_few(boards)) for _ in range(2)]
+    made = [
+        AnomalyDetector(backbone, method, 2, settings=QUICK.get(method), tiles=1).fit(_few(boards)) for _ in range(2)
+    ]
     path = str(next((boards / "test/short").iterdir()))
     first, second = (one.answer(path) for one in made)
     assert first.score == second.score and np.array_equal(first.map, second.map) and np.isfinite(first.score)

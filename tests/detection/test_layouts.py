@@ -43,7 +43,13 @@ def only(root: Path):  # type: ignore[no-untyped-def]
 
 def test_layouts(tmp_path: Path) -> None:
     found = only(mvtec(tmp_path / "bolt"))
-    assert (found.layout, found.name, len(found.train), len(found.test), found.kinds) == ("mvtec", "bolt", 2, 3, ("crack",))
+    assert (found.layout, found.name, len(found.train), len(found.test), found.kinds) == (
+        "mvtec",
+        "bolt",
+        2,
+        3,
+        ("crack",),
+    )
     assert all(sample.mask for sample in found.test if sample.anomalous) and not found.notes
     put(tmp_path / "b", "train/ok/0.png", "test/ok/0.png", "test/ko/7.png")
     mask(tmp_path / "b", "ground_truth/ko/7.png")
@@ -53,13 +59,20 @@ def test_layouts(tmp_path: Path) -> None:
     several = open_categories(tmp_path / "v")
     assert several["candle"].layout == "visa" and (len(several["candle"].train), len(several["candle"].test)) == (4, 2)
     (tmp_path / "v/split_csv").mkdir()
-    rows = ["object,split,label,image,mask", *(f"candle,train,normal,candle/Data/Images/Normal/{n}.JPG," for n in range(2))]
+    rows = [
+        "object,split,label,image,mask",
+        *(f"candle,train,normal,candle/Data/Images/Normal/{n}.JPG," for n in range(2)),
+    ]
     (tmp_path / "v/split_csv/1cls.csv").write_text("\n".join(rows))
     split = open_categories(tmp_path / "v")["candle"]
     assert (len(split.train), len(split.test)) == (2, 4)
     put(tmp_path / "own", *(f"normal/{n}.png" for n in range(10)), "abnormal/0.png")
     own = only(tmp_path / "own")
-    assert own.layout == "pairs" and (len(own.train), len(own.test)) == (8, 3) and "kept for testing (2 of 10)" in own.notes[-1]
+    assert (
+        own.layout == "pairs"
+        and (len(own.train), len(own.test)) == (8, 3)
+        and "kept for testing (2 of 10)" in own.notes[-1]
+    )
     put(tmp_path / "plain", "0.png", "1.jpg")
     assert only(tmp_path / "plain").layout == "plain" and not only(tmp_path / "plain").test
     assert len(open_category("embedded:boards").train) == 100
@@ -90,7 +103,11 @@ def test_choosing_a_category(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'bolt'"):
         open_category(tmp_path, "bold")
     assert open_category(tmp_path, "nut").name == "nut"
-    for spec, said in (("embedded:board", "Did you mean 'boards'"), (str(tmp_path / "x"), "does not exist"), (" ", "does not exist")):
+    for spec, said in (
+        ("embedded:board", "Did you mean 'boards'"),
+        (str(tmp_path / "x"), "does not exist"),
+        (" ", "does not exist"),
+    ):
         with pytest.raises(UserError, match=said):
             open_category(spec)
 
@@ -115,7 +132,12 @@ def test_bad_images_and_masks_get_one_line_each_and_lose_nothing_else(tmp_path: 
     assert any("1 masks have no image, first alone_mask.png" in line for line in category.notes)
     assert any("2 of 7 images have no mask" in line for line in category.notes)
     found = examine(category, score)
-    for said in ("the mask is 10x8 and its image 20x16", "is in colour", "its mask is empty", "broken.png: is not a picture"):
+    for said in (
+        "the mask is 10x8 and its image 20x16",
+        "is in colour",
+        "its mask is empty",
+        "broken.png: is not a picture",
+    ):
         assert sum(said in line for line in found.skipped) == 1, said
     assert len(found.samples) == len(category.test) - 1  # the broken one alone
     assert sum(one is not None and one.any() for one in found.masks) == 2

@@ -65,7 +65,10 @@ def test_the_others_are_scikit_learns() -> None:
     assert found.image_auroc == pytest.approx(roc_auc_score(labels, scores))
     assert found.image_ap == pytest.approx(average_precision_score(labels, scores))
     assert found.image_f1max == pytest.approx(max(f1_score(labels, scores >= t) for t in scores))
-    truth, flat = np.concatenate([m.ravel() for m in masks]), np.concatenate([m.ravel() for m in maps]).astype(np.float32)
+    truth, flat = (
+        np.concatenate([m.ravel() for m in masks]),
+        np.concatenate([m.ravel() for m in maps]).astype(np.float32),
+    )
     assert found.pixel_auroc == pytest.approx(roc_auc_score(truth, flat))
     assert found.pixel_ap == pytest.approx(average_precision_score(truth, flat))
 

@@ -20,7 +20,9 @@ from anprompt.noise.anomalies import FAMILIES, generated
 
 # --- tiles ------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(1, 8), st.sampled_from([(48, 8), (224, 16), (224, 32)]))
+@given(
+    st.integers(1, 20_000), st.integers(1, 20_000), st.integers(1, 8), st.sampled_from([(48, 8), (224, 16), (224, 32)])
+)
 def test_windows_cover_every_image_and_are_bounded(width: int, height: int, tiles: int, model: tuple[int, int]) -> None:
     grid = grid_of(width, height, tiles, *model)
     assert grid.count <= MOST_WINDOWS
@@ -94,7 +96,9 @@ def test_unknown_family_and_wrong_arrays_are_refused() -> None:
 # --- bank -------------------------------------------------------------------------------------------
 def test_coreset_keeps_what_is_far_apart() -> None:
     generator = torch.Generator().manual_seed(0)
-    crowd = torch.nn.functional.normalize(torch.tensor([1.0, 0, 0, 0]) + 0.01 * torch.randn(500, 4, generator=generator), dim=1)
+    crowd = torch.nn.functional.normalize(
+        torch.tensor([1.0, 0, 0, 0]) + 0.01 * torch.randn(500, 4, generator=generator), dim=1
+    )
     rare = torch.eye(4)[1:]
     kept = coreset(torch.cat([crowd, rare]), 6, seed=1)
     assert {500, 501, 502} <= set(kept.tolist())

@@ -36,7 +36,9 @@ def callables(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if inspect.isclass(value):
         for key, member in vars(value).items():
             plain = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
-            if not key.startswith("_") and (inspect.isfunction(plain) or isinstance(plain, (property, cached_property))):
+            if not key.startswith("_") and (
+                inspect.isfunction(plain) or isinstance(plain, (property, cached_property))
+            ):
                 yield f"{name}.{key}", plain
 
 
@@ -59,7 +61,9 @@ def faults(value: Any) -> list[str]:
     function = inspect.unwrap(value)
     signature = inspect.signature(function)
     given = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
-    found = [f"no word about {p.name!r}" for p in given if not re.search(rf"\b{p.name}\b", doc)] if len(given) > 1 else []
+    found = (
+        [f"no word about {p.name!r}" for p in given if not re.search(rf"\b{p.name}\b", doc)] if len(given) > 1 else []
+    )
     written = [str(p.annotation) for p in given] + [str(signature.return_annotation)]
     if any(re.search(r"Tensor|ndarray", text) for text in written) and not SHAPE.search(doc):
         found.append("no shape")

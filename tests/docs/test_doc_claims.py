@@ -67,7 +67,12 @@ def test_what_is_not_held_is_noticed() -> None:
     here = "tests/docs/test_doc_claims.py::test_what_is_not_held_is_noticed"
     assert faulty([f"| a | b <!-- test: {here} --> |"]) == []
     assert faulty(["| a | b |"]) == ["no test: '| a | b |'"]
-    for test in ("tests/none.py::test_a", "tests/docs/test_doc_claims.py::test_gone", "tests/docs/test_doc_claims.py::names", "x"):
+    for test in (
+        "tests/none.py::test_a",
+        "tests/docs/test_doc_claims.py::test_gone",
+        "tests/docs/test_doc_claims.py::names",
+        "x",
+    ):
         assert faulty([f"**a** <!-- test: {here} {test} -->"]) == [f"no such test: {test}"]
     page = "| a |\n|---|\n| no |\n\n# What holds\n\n**One.** x\n\n| b |\n|---|\n| yes |\n\n- **Two** y\n- **Three**\n"
     assert claims(page, 2, ("What holds",)) == ["| yes |", "**One.** x", "- **Two** y", "- **Three**\n"]

@@ -46,7 +46,9 @@ def test_the_page_of_measurements_says_the_same() -> None:
     for method, title in refresh_claims.TITLES.items():
         [row] = re.findall(rf"^\| {re.escape(title)} \|(.*)\| \d\.\d \|", page, re.MULTILINE)
         shown = [float(cell.split("±")[0]) for cell in row.split("|")]
-        assert shown == pytest.approx([refresh_claims.measured_here(method)["values"][key] for key in ("base", "new", "H")], abs=0.051)
+        assert shown == pytest.approx(
+            [refresh_claims.measured_here(method)["values"][key] for key in ("base", "new", "H")], abs=0.051
+        )
 
 
 def test_ci_finds_the_test_command() -> None:

@@ -31,7 +31,10 @@ def test_the_site_has_every_page_and_the_reference_and_loads_nothing(tmp_path: P
     text = (site / "reference/anprompt.evaluation.inference.html").read_text(encoding="utf-8")
     assert "predict_logits" in text and "Logits of all images on the CPU" in text and "Returns" in text
     for page in site.rglob("*.html"):
-        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\bsrc=\"([^\"]*)\"|<link[^>]*\bhref=\"([^\"]*)\"", page.read_text(encoding="utf-8"))
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]*\bsrc=\"([^\"]*)\"|<link[^>]*\bhref=\"([^\"]*)\"",
+            page.read_text(encoding="utf-8"),
+        )
         assert not [link for pair in loaded for link in pair if re.match(r"(https?:)?//", link)], page
 
 

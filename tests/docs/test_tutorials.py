@@ -56,7 +56,9 @@ def desk(
     for module in (tuning, predict):
         monkeypatch.setattr(module, "plan", plan)
     monkeypatch.setattr("anprompt.experiments.context.load_backbone", load)
-    monkeypatch.setattr("anprompt.experiments.runners.local.default_jobs", lambda *_: 1)  # one process: the model is not on disk
+    monkeypatch.setattr(
+        "anprompt.experiments.runners.local.default_jobs", lambda *_: 1
+    )  # one process: the model is not on disk
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

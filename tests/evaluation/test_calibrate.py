@@ -87,9 +87,7 @@ def test_a_threshold_accepts_the_share_and_no_larger_one_does(scores: list[float
 @pytest.fixture(scope="module")
 def made(tiny_backbone: Backbone, photo_folder: Path) -> PromptClassifier:
     quick = {"epochs": 2, "warmup_epochs": 0, "lr": 5e-3}
-    clf = PromptClassifier(
-        tiny_backbone, shots=4, settings=SMALL, train=quick, calibrate="temperature", accept=0.9
-    )
+    clf = PromptClassifier(tiny_backbone, shots=4, settings=SMALL, train=quick, calibrate="temperature", accept=0.9)
     return clf.fit(photo_folder)
 
 

@@ -117,10 +117,7 @@ def test_paired_properties(pairs: list[tuple[float, float]], random) -> None:
         assert found.mean - 1e-4 <= found.by_cell[1] <= max(gaps) + 1e-4
     assert found.wins + found.ties + found.losses == len(pairs)
     turned = stats.compare(second, first, draws=1000)
-    assert turned.mean == pytest.approx(-found.mean) and (turned.wins, turned.losses) == (
-        found.losses,
-        found.wins,
-    )
+    assert turned.mean == pytest.approx(-found.mean) and (turned.wins, turned.losses) == (found.losses, found.wins)
     assert turned.p == (None if found.p is None else pytest.approx(found.p))
     mixed = list(first.items())
     random.shuffle(mixed)

@@ -12,7 +12,7 @@ import pytest
 from anprompt.commands import bench
 from anprompt.commands._shared.parser import Parser
 from anprompt.errors import UserError
-from anprompt.experiments import Lab
+from anprompt.experiments import ExperimentContext
 from anprompt.experiments.protocols import PROTOCOLS, register_protocol
 from anprompt.experiments.protocols.base_to_new import BaseToNew
 from anprompt.experiments.sweep import run_all
@@ -41,9 +41,9 @@ def test_the_page_s_protocol_goes_all_the_way(sixth, tiny_backbone, photo_folder
         ["new-to-base", "--data", str(photo_folder), "--methods", "zeroshot,coop", "--seeds", "1", "--shots", "2",
          "--set", "epochs=1", "--backbone", "tiny"]
     )  # fmt: skip
-    lab = Lab()
-    lab.use("tiny", tiny_backbone)
-    records = run_all(bench.specifications(args), tmp_path / "runs", lab=lab)
+    context = ExperimentContext()
+    context.use("tiny", tiny_backbone)
+    records = run_all(bench.specifications(args), tmp_path / "runs", context=context)
     assert [set(record["metrics"]) for record in records] == [{"seen", "unseen", "conditions"}] * 2
     trained = records[1]["metrics"]
     assert trained["seen"]["head"] == "trained" and trained["unseen"]["head"] == "unseen"

@@ -22,21 +22,21 @@ from anprompt.data.types import Item
 from anprompt.errors import UserError
 from anprompt.evaluation.conditions import Condition
 from anprompt.evaluation.wording import disturbed_classifier
-from anprompt.experiments import Event, Lab, RunSpec
+from anprompt.experiments import Event, ExperimentContext, RunSpec
 from anprompt.experiments.records import dataset_hash, finished, predicted, record_path
 from anprompt.experiments.runners.local import default_jobs, grouped, run_parallel
 from anprompt.experiments.sweep import plan, run_all
 from anprompt.methods import create_method
 from anprompt.methods.registry import registered
-from anprompt.training.frozen_features import Looks
+from anprompt.training.frozen_features import FrozenFeatures
 
 SMALL = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
 RECIPE = (("epochs", 2), ("lr", 0.01))
 
 
 @pytest.fixture
-def lab(tiny_backbone) -> Lab:
-    made = Lab()
+def context(tiny_backbone) -> ExperimentContext:
+    made = ExperimentContext()
     made.use("embedded", tiny_backbone)
     return made
 
@@ -53,31 +53,29 @@ def without_times(record: dict) -> dict:
 
 
 # --- one run --------------------------------------------------------------------------------------
-def test_a_record_says_what_was_run(spec: RunSpec, lab: Lab) -> None:
-    record = protocols.run_protocol(spec, lab)
+def test_a_record_says_what_was_run(spec: RunSpec, context: ExperimentContext) -> None:
+    record = protocols.run_protocol(spec, context)
     base, new = record["metrics"]["base"], record["metrics"]["new"]
     assert (base["head"], new["head"]) == ("trained", "unseen")
     assert list(base["per_class"]) == ["blue_square", "green square"]
     assert list(new["per_class"]) == ["red_square", "yellow square"]
-    tested = subset_classes(lab.dataset(spec), "base").test
+    tested = subset_classes(context.dataset(spec), "base").test
     assert len(predicted(base)) == base["pictures"] == len(tested) > 0 and set(predicted(new)) <= {0, 1}
     assert record["data"]["train_pictures"] == 8 and record["data"]["classes"] == {"base": 2, "new": 2}
     assert record["train"]["epochs"] == 2 and len(record["log"]["epochs"]) == 2
-    assert record["backbone"]["weight_hash"] == lab.backbone(spec).weight_hash
-    assert record["data"]["hash"] == dataset_hash(lab.dataset(spec))
+    assert record["backbone"]["weight_hash"] == context.backbone(spec).weight_hash
+    assert record["data"]["hash"] == dataset_hash(context.dataset(spec))
     assert record["method"]["trained_parameters"] > 0 and record["timings"]["step_s"] > 0
 
 
-def test_zero_shot_trains_nothing(spec: RunSpec, lab: Lab) -> None:
-    record = protocols.run_protocol(dataclasses.replace(spec, method="zeroshot", settings=(), train=()), lab)
+def test_zero_shot_trains_nothing(spec: RunSpec, context: ExperimentContext) -> None:
+    record = protocols.run_protocol(dataclasses.replace(spec, method="zeroshot", settings=(), train=()), context)
     assert record["train"] is None and record["log"]["steps"] == 0
-    assert (
-        record["metrics"]["base"]["head"] == "trained"
-    )  # all names known to it; zero-shot has one head only
+    assert record["metrics"]["base"]["head"] == "trained"  # all names known to it; zero-shot has one head only
 
 
-def test_the_same_specification_gives_the_same_record(spec: RunSpec, lab: Lab) -> None:
-    assert without_times(protocols.run_protocol(spec, lab)) == without_times(protocols.run_protocol(spec, lab))
+def test_the_same_specification_gives_the_same_record(spec: RunSpec, context: ExperimentContext) -> None:
+    assert without_times(protocols.run_protocol(spec, context)) == without_times(protocols.run_protocol(spec, context))
 
 
 def test_seed_and_settings_are_part_of_the_identity_and_the_root_is_not(spec: RunSpec) -> None:
@@ -100,7 +98,7 @@ def test_a_wrong_specification_is_refused_at_once(change: dict, message: str) ->
         RunSpec("embedded:food", **change)
 
 
-def test_unreadable_pictures_are_counted(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:
+def test_unreadable_pictures_are_counted(spec: RunSpec, context: ExperimentContext, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).mkdir()
@@ -109,21 +107,21 @@ def test_unreadable_pictures_are_counted(spec: RunSpec, lab: Lab, tmp_path: Path
             Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
     broken = tmp_path / "a" / "0.png"
     broken.write_bytes(broken.read_bytes()[:300])
-    record = protocols.run_protocol(dataclasses.replace(spec, dataset=str(tmp_path), shots=None), lab)
+    record = protocols.run_protocol(dataclasses.replace(spec, dataset=str(tmp_path), shots=None), context)
     assert record["data"]["skipped_count"] == 1 and "0.png" in record["data"]["skipped"][0]
 
 
 # --- conditions -----------------------------------------------------------------------------------
-def test_conditions_are_measured_and_marked(spec: RunSpec, lab: Lab) -> None:
+def test_conditions_are_measured_and_marked(spec: RunSpec, context: ExperimentContext) -> None:
     noisy = dataclasses.replace(spec, conditions=("image:fog:5", "text:typo:2"))
-    metrics = protocols.run_protocol(noisy, lab)["metrics"]
+    metrics = protocols.run_protocol(noisy, context)["metrics"]
     assert list(metrics["conditions"]) == ["image:fog:5", "text:typo:2"]
     assert not metrics["conditions"]["image:fog:5"]["seen_in_training"]
     assert metrics["conditions"]["text:typo:2"]["seen_in_training"]
     # results under noise are counted under the true names, with the head of the true names
     base = metrics["conditions"]["text:typo:2"]["base"]
     assert list(base["per_class"]) == list(metrics["base"]["per_class"]) and base["head"] == "trained"
-    assert metrics["base"] == protocols.run_protocol(spec, lab)["metrics"]["base"]  # clean is not touched
+    assert metrics["base"] == protocols.run_protocol(spec, context)["metrics"]["base"]  # clean is not touched
 
 
 def test_noise_is_a_function_of_the_picture() -> None:
@@ -136,18 +134,14 @@ def test_noise_is_a_function_of_the_picture() -> None:
 def test_noisy_names_reach_the_text_encoder(tiny_backbone) -> None:
     method = create_method("zeroshot", tiny_backbone, ["tabby cat", "red fox"])
     typo = Condition.parse("text:typo:3")
-    assert typo.names(["tabby cat"]) != ["tabby cat"] and typo.names(["tabby cat"]) == typo.names(
-        ["tabby cat"]
-    )
+    assert typo.names(["tabby cat"]) != ["tabby cat"] and typo.names(["tabby cat"]) == typo.names(["tabby cat"])
     noisy = disturbed_classifier(typo, method, ["tabby cat", "red fox"])
     assert noisy.classnames == ("tabby cat", "red fox")
     clean = disturbed_classifier(Condition.parse("text:typo:0"), method, ["tabby cat", "red fox"])
     assert not torch.allclose(noisy.text["text"], clean.text["text"])
 
 
-@pytest.mark.parametrize(
-    "text", ["fog", "image:fog", "image:fog:high", "image:fog:9", "sound:fog:1", "text:fog:1"]
-)
+@pytest.mark.parametrize("text", ["fog", "image:fog", "image:fog:high", "image:fog:9", "sound:fog:1", "text:fog:1"])
 def test_a_wrong_condition_is_refused(text: str) -> None:
     with pytest.raises(UserError):
         Condition.parse(text)
@@ -170,13 +164,13 @@ def test_a_third_party_method_says_itself_that_it_has_nothing_to_train(monkeypat
     assert [(s.method, s.seed) for s in specs] == [("frozen", 1), ("trained", 1), ("trained", 2)]
 
 
-def test_a_finished_run_is_not_computed_again(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_computed_again(spec: RunSpec, context: ExperimentContext, tmp_path: Path) -> None:
     events: list[Event] = []
-    first = run_all([spec], tmp_path, lab=lab, observe=events.append)
+    first = run_all([spec], tmp_path, context=context, observe=events.append)
     assert {"start", "step", "epoch", "evaluate", "done"} <= {event.kind for event in events}
     assert [path.name for path in tmp_path.iterdir()] == [record_path(tmp_path, spec.identity()).name]
     events.clear()
-    assert run_all([spec], tmp_path, lab=lab, observe=events.append) == first
+    assert run_all([spec], tmp_path, context=context, observe=events.append) == first
     assert [event.kind for event in events] == ["skip"]
 
 
@@ -184,8 +178,8 @@ class Killed(BaseException):
     """Stands for a kill at that moment: nothing catches it."""
 
 
-def test_a_killed_run_goes_on_and_loses_nothing(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:
-    whole = run_all([spec], tmp_path / "whole", lab=lab)[0]
+def test_a_killed_run_goes_on_and_loses_nothing(spec: RunSpec, context: ExperimentContext, tmp_path: Path) -> None:
+    whole = run_all([spec], tmp_path / "whole", context=context)[0]
 
     def kill(event: Event) -> None:
         if event.kind == "epoch" and event.progress < 1:
@@ -193,17 +187,17 @@ def test_a_killed_run_goes_on_and_loses_nothing(spec: RunSpec, lab: Lab, tmp_pat
 
     runs = tmp_path / "killed"
     with pytest.raises(Killed):
-        run_all([spec], runs, lab=lab, observe=kill)
+        run_all([spec], runs, context=context, observe=kill)
     assert finished(runs, spec.identity()) is None
     events: list[Event] = []
-    resumed = run_all([spec], runs, lab=lab, observe=events.append)[0]
+    resumed = run_all([spec], runs, context=context, observe=events.append)[0]
     assert resumed["log"]["resumed_from"] == 1
     assert [event.kind for event in events].count("epoch") == 1  # the first epoch was not run again
     assert without_times(resumed) == without_times(whole)
     assert not (runs / "unfinished").exists()
 
 
-def test_other_runs_of_a_killed_sweep_are_kept(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:
+def test_other_runs_of_a_killed_sweep_are_kept(spec: RunSpec, context: ExperimentContext, tmp_path: Path) -> None:
     second = dataclasses.replace(spec, seed=2)
 
     def kill(event: Event) -> None:
@@ -211,27 +205,27 @@ def test_other_runs_of_a_killed_sweep_are_kept(spec: RunSpec, lab: Lab, tmp_path
             raise Killed
 
     with pytest.raises(Killed):
-        run_all([spec, second], tmp_path, lab=lab, observe=kill)
+        run_all([spec, second], tmp_path, context=context, observe=kill)
     events: list[Event] = []
-    run_all([spec, second], tmp_path, lab=lab, observe=events.append)
+    run_all([spec, second], tmp_path, context=context, observe=events.append)
     assert [event.kind for event in events if event.spec == spec] == ["skip"]
 
 
-def test_a_record_of_other_weights_is_run_again(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:
+def test_a_record_of_other_weights_is_run_again(spec: RunSpec, context: ExperimentContext, tmp_path: Path) -> None:
     quick = dataclasses.replace(spec, method="zeroshot", settings=(), train=())
-    record = run_all([quick], tmp_path, lab=lab)[0]
+    record = run_all([quick], tmp_path, context=context)[0]
     path = record_path(tmp_path, quick.identity())
     path.write_text(path.read_text().replace(record["backbone"]["weight_hash"], "0" * 64))
     events: list[Event] = []
-    again = run_all([quick], tmp_path, lab=lab, observe=events.append)[0]
+    again = run_all([quick], tmp_path, context=context, observe=events.append)[0]
     assert "done" in [event.kind for event in events] and without_times(again) == without_times(record)
 
 
-def test_threads_are_left_as_they_were(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:
+def test_threads_are_left_as_they_were(spec: RunSpec, context: ExperimentContext, tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    record = run_all(
-        [dataclasses.replace(spec, method="zeroshot", settings=(), train=())], tmp_path, lab=lab
-    )[0]
+    record = run_all([dataclasses.replace(spec, method="zeroshot", settings=(), train=())], tmp_path, context=context)[
+        0
+    ]
     assert record["hardware"]["threads"] == 1 and torch.get_num_threads() == before
 
 
@@ -267,8 +261,7 @@ def test_settings_go_to_the_methods_that_know_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("--seeds", ""), ("--seeds", "1,x"), ("--methods", ","), ("--methods", "anpromt"), ("--data", "")],
+    "arguments", [("--seeds", ""), ("--seeds", "1,x"), ("--methods", ","), ("--methods", "anpromt"), ("--data", "")]
 )
 def test_bench_refuses_wrong_lists(arguments: tuple[str, str]) -> None:
     with pytest.raises(UserError):
@@ -277,10 +270,10 @@ def test_bench_refuses_wrong_lists(arguments: tuple[str, str]) -> None:
 
 # --- side by side ---------------------------------------------------------------------------------
 def test_parallel_runs_give_the_same_records(
-    spec: RunSpec, lab: Lab, tiny_folder: Path, tmp_path: Path
+    spec: RunSpec, context: ExperimentContext, tiny_folder: Path, tmp_path: Path
 ) -> None:
     specs = [dataclasses.replace(spec, seed=seed, backbone=str(tiny_folder)) for seed in (1, 2)]
-    alone = run_all(specs, tmp_path / "alone", lab=lab)
+    alone = run_all(specs, tmp_path / "alone", context=context)
     events: list[Event] = []
     together = run_parallel(specs, tmp_path / "together", jobs=2, observe=events.append)
     assert [r["metrics"] for r in together] == [r["metrics"] for r in alone]
@@ -288,15 +281,15 @@ def test_parallel_runs_give_the_same_records(
 
 
 def test_runs_side_by_side_share_a_view_bank(
-    spec: RunSpec, lab: Lab, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: RunSpec, context: ExperimentContext, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs = [dataclasses.replace(spec, seed=seed, backbone=str(tiny_folder)) for seed in (1, 2)]
-    alone = run_all(specs, tmp_path / "alone", lab=lab)
+    alone = run_all(specs, tmp_path / "alone", context=context)
     bank = str(tmp_path / "bank"), 1.0
     together = run_parallel(specs, tmp_path / "together", jobs=2, bank=bank)
     assert [r["metrics"] for r in together] == [r["metrics"] for r in alone]
     looked: list[Any] = []  # and a later sweep finds every view there
-    monkeypatch.setattr(Looks, "compute", lambda self, pixels: looked.append(pixels))
+    monkeypatch.setattr(FrozenFeatures, "compute", lambda self, pixels: looked.append(pixels))
     again = run_parallel(specs, tmp_path / "again", jobs=1, bank=bank)
     assert [r["metrics"] for r in again] == [r["metrics"] for r in alone] and not looked
 

@@ -21,12 +21,12 @@ from anprompt.evaluation.conditions import QUICK, UNSEEN_TEMPLATES, Condition, a
 from anprompt.evaluation.evaluate import evaluate
 from anprompt.evaluation.loaders import make_views
 from anprompt.evaluation.wording import disturbed_classifier, disturbed_words, shortened
-from anprompt.experiments import Event, Lab, Part, RunSpec, run_protocol, steps
+from anprompt.experiments import Event, ExperimentContext, Part, RunSpec, run_protocol, steps
 from anprompt.experiments.cache import Shelf, default_budget
 from anprompt.experiments.estimate import Pace, estimate, looks, seconds
 from anprompt.experiments.records import labels, predicted, save_record
 from anprompt.experiments.sweep import run_all
-from anprompt.experiments.test_images import Pictures
+from anprompt.experiments.test_images import DecodedImages
 from anprompt.methods import Classifier, build_method
 from anprompt.methods.templates import IMAGENET_TEMPLATES
 from anprompt.noise.text import PHRASINGS
@@ -45,39 +45,43 @@ def spec(photo_folder: Path) -> RunSpec:
 
 
 @pytest.fixture
-def lab(tiny_backbone) -> Lab:
-    made = Lab()
+def context(tiny_backbone) -> ExperimentContext:
+    made = ExperimentContext()
     made.use("embedded", tiny_backbone)
     return made
 
 
-def add(lab: Lab, name: str, photo_folder: Path, **changes: object) -> Dataset:
+def add(context: ExperimentContext, name: str, photo_folder: Path, **changes: object) -> Dataset:
     """A variant of the photo folder that the lab opens under a name."""
     data = dataclasses.replace(open_dataset(photo_folder), name=name, **changes)
-    lab._datasets[name, None] = data
+    context._datasets[name, None] = data
     return data
 
 
-def run(spec: RunSpec, lab: Lab, **changes: object) -> dict:
+def run(spec: RunSpec, context: ExperimentContext, **changes: object) -> dict:
     changed = dataclasses.replace(spec, **changes)
-    return run_protocol(changed, lab)
+    return run_protocol(changed, context)
 
 
 # --- what the protocols measure -------------------------------------------------------------------
-def test_few_shot_tests_all_classes_with_the_trained_head(spec: RunSpec, lab: Lab) -> None:
-    record = run(spec, lab, protocol="few-shot")
+def test_few_shot_tests_all_classes_with_the_trained_head(spec: RunSpec, context: ExperimentContext) -> None:
+    record = run(spec, context, protocol="few-shot")
     entry = record["metrics"]["all"]
     assert record["metrics"]["conditions"] == {} and list(record["metrics"]) == ["all", "conditions"]
-    assert entry["head"] == "trained" and entry["pictures"] == len(lab.dataset(spec).test) > 0 and len(entry["per_class"]) == 4
+    assert (
+        entry["head"] == "trained"
+        and entry["pictures"] == len(context.dataset(spec).test) > 0
+        and len(entry["per_class"]) == 4
+    )
     assert record["data"]["train_pictures"] == 8 and record["data"]["classes"] == {"all": 4}
 
 
 def test_cross_dataset_reads_each_target_with_its_own_template(
-    spec: RunSpec, lab: Lab, photo_folder: Path
+    spec: RunSpec, context: ExperimentContext, photo_folder: Path
 ) -> None:
-    add(lab, "same", photo_folder)
-    add(lab, "worded", photo_folder, template="somebody drew {} here")
-    record = run(spec, lab, protocol="cross-dataset", targets=("same", "worded"))
+    add(context, "same", photo_folder)
+    add(context, "worded", photo_folder, template="somebody drew {} here")
+    record = run(spec, context, protocol="cross-dataset", targets=("same", "worded"))
     metrics = record["metrics"]
     assert list(metrics["targets"]) == ["same", "worded"] and metrics["source"]["head"] == "trained"
     assert {entry["head"] for entry in metrics["targets"].values()} == {"unseen"}  # whatever the names are
@@ -86,37 +90,37 @@ def test_cross_dataset_reads_each_target_with_its_own_template(
     assert record["data"]["targets"]["worded"]["template"] == "somebody drew {} here"
 
 
-def test_a_target_counts_as_the_method_alone_would(spec: RunSpec, lab: Lab, photo_folder: Path) -> None:
-    target = add(lab, "target", photo_folder, template="it shows {}", classnames=("a", "b", "c", "d"))
-    entry = run(
-        spec, lab, protocol="cross-dataset", targets=("target",), method="zeroshot", settings=(), train=()
-    )["metrics"]["targets"]["target"]
-    backbone = lab.backbone(spec)
+def test_a_target_counts_as_the_method_alone_would(
+    spec: RunSpec, context: ExperimentContext, photo_folder: Path
+) -> None:
+    target = add(context, "target", photo_folder, template="it shows {}", classnames=("a", "b", "c", "d"))
+    entry = run(spec, context, protocol="cross-dataset", targets=("target",), method="zeroshot", settings=(), train=())[
+        "metrics"
+    ]["targets"]["target"]
+    backbone = context.backbone(spec)
     method = build_method("zeroshot", backbone, ["a", "b", "c", "d"], template="it shows {}")
     found = evaluate(Classifier(method), make_views(backbone, target, target.test, probe="eval"))
     assert predicted(entry) == found.predictions.tolist() and entry["accuracy"] == 100 * found.accuracy
 
 
 @pytest.mark.parametrize("targets", [(), ("SOURCE",)])
-def test_cross_dataset_needs_other_data(spec: RunSpec, lab: Lab, targets: tuple[str, ...]) -> None:
+def test_cross_dataset_needs_other_data(spec: RunSpec, context: ExperimentContext, targets: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match="target"):
-        run(spec, lab, protocol="cross-dataset", targets=tuple(spec.dataset for _ in targets))
+        run(spec, context, protocol="cross-dataset", targets=tuple(spec.dataset for _ in targets))
 
 
 def styled(dataset: Dataset, train: str, tests: tuple[str, ...]) -> dict:
     """The parts of a data set with a domain for every picture, test domains in turn."""
-    test = tuple(
-        dataclasses.replace(i, domain=tests[n % len(tests)], path=i.path) for n, i in enumerate(dataset.test)
-    )
+    test = tuple(dataclasses.replace(i, domain=tests[n % len(tests)], path=i.path) for n, i in enumerate(dataset.test))
     return {"train": tuple(dataclasses.replace(i, domain=train) for i in dataset.train), "test": test}
 
 
 def test_domains_that_training_did_not_see_are_tested_apart(
-    spec: RunSpec, lab: Lab, photo_folder: Path
+    spec: RunSpec, context: ExperimentContext, photo_folder: Path
 ) -> None:
     whole = open_dataset(photo_folder)
-    add(lab, "styles", photo_folder, **styled(whole, "ink", ("ink", "oil", "chalk")))
-    metrics = run(spec, lab, protocol="domains", dataset="styles")["metrics"]
+    add(context, "styles", photo_folder, **styled(whole, "ink", ("ink", "oil", "chalk")))
+    metrics = run(spec, context, protocol="domains", dataset="styles")["metrics"]
     assert list(metrics["targets"]) == ["oil", "chalk"]
     parts = [metrics["source"], *metrics["targets"].values()]
     assert sum(part["pictures"] for part in parts) == len(whole.test)
@@ -124,17 +128,17 @@ def test_domains_that_training_did_not_see_are_tested_apart(
 
 
 def test_a_domain_may_have_some_of_the_classes_and_no_others(
-    spec: RunSpec, lab: Lab, photo_folder: Path
+    spec: RunSpec, context: ExperimentContext, photo_folder: Path
 ) -> None:
-    add(lab, "half", photo_folder)
-    lab._datasets["half", None] = subset_classes(lab._datasets["half", None], "new")
-    metrics = run(spec, lab, protocol="domains", targets=("half",))["metrics"]
+    add(context, "half", photo_folder)
+    context._datasets["half", None] = subset_classes(context._datasets["half", None], "new")
+    metrics = run(spec, context, protocol="domains", targets=("half",))["metrics"]
     assert list(metrics["targets"]["half"]["per_class"]) == ["red_square", "yellow square"]
-    add(lab, "other", photo_folder, classnames=("red square", "gren square", "x", "y"))
+    add(context, "other", photo_folder, classnames=("red square", "gren square", "x", "y"))
     with pytest.raises(UserError, match="lacks it"):
-        run(spec, lab, protocol="domains", targets=("other",))
+        run(spec, context, protocol="domains", targets=("other",))
     with pytest.raises(UserError, match="no domain"):
-        run(spec, lab, protocol="domains")
+        run(spec, context, protocol="domains")
 
 
 # --- identity -------------------------------------------------------------------------------------
@@ -160,16 +164,16 @@ def test_noise_has_all_conditions_unless_some_are_chosen() -> None:
 
 # --- noise ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["anprompt", "coop", "cocoop", "promptsrc", "zeroshot"])
-def test_sharing_changes_no_answer(spec: RunSpec, lab: Lab, method: str) -> None:
+def test_sharing_changes_no_answer(spec: RunSpec, context: ExperimentContext, method: str) -> None:
     """Noise measured with everything shared against one plain evaluation per condition."""
     noisy = dataclasses.replace(
         spec, method=method, protocol="noise", conditions=NOISY, settings=SMALL if method == "anprompt" else (),
         train=() if method == "zeroshot" else QUICKLY,
     )  # fmt: skip
     for _ in range(2):  # the second time from the shelf
-        metrics = run_protocol(noisy, lab)["metrics"]
-    backbone, data = lab.backbone(noisy), lab.dataset(noisy)
-    kept = steps.trained(noisy, lab, lab.job(noisy), None, protocols.silent).method
+        metrics = run_protocol(noisy, context)["metrics"]
+    backbone, data = context.backbone(noisy), context.dataset(noisy)
+    kept = steps.trained(noisy, context, context.job(noisy), None, protocols.silent).method
     for name in NOISY:
         condition = Condition.parse(name)
         for half in ("base", "new"):
@@ -185,7 +189,7 @@ def test_sharing_changes_no_answer(spec: RunSpec, lab: Lab, method: str) -> None
 
 def test_fit_and_bench_are_one_job(tiny_backbone: Backbone, photo_folder: Path) -> None:
     """The same request has the same fingerprint and the same settings, whoever asks."""
-    context = Lab()
+    context = ExperimentContext()
     context.use("embedded", tiny_backbone)
     run = RunSpec(str(photo_folder), "coop", shots=4, seed=2, train=QUICKLY, protocol="few-shot")
     dataset = open_dataset(photo_folder)
@@ -197,7 +201,7 @@ def test_fit_and_bench_are_one_job(tiny_backbone: Backbone, photo_folder: Path) 
 
 
 def test_a_class_without_training_images_is_neither_trained_nor_tested(
-    lab: Lab, photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    context: ExperimentContext, photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = ["path,label,split"]
     for name in sorted(path.name for path in photo_folder.iterdir()):
@@ -205,19 +209,19 @@ def test_a_class_without_training_images_is_neither_trained_nor_tested(
         lines += [f"{photo_folder / name / f'{number}.png'},{name},{part}" for number, part in enumerate(parts)]
     table = tmp_path / "images.csv"
     table.write_text("\n".join(lines))
-    record = run_protocol(RunSpec(str(table), "coop", protocol="few-shot", shots=2, train=QUICKLY), lab)
+    record = run_protocol(RunSpec(str(table), "coop", protocol="few-shot", shots=2, train=QUICKLY), context)
     entry = record["metrics"]["all"]
     assert entry["head"] == "trained" and list(entry["per_class"]) == ["blue_square", "red_square", "yellow square"]
     assert entry["pictures"] == 12 and "without training images: green square" in caplog.text
-    untrained = run_protocol(RunSpec(str(table), "zeroshot", protocol="few-shot", shots=2), lab)
+    untrained = run_protocol(RunSpec(str(table), "zeroshot", protocol="few-shot", shots=2), context)
     assert len(untrained["metrics"]["all"]["per_class"]) == 4
 
 
-def test_words_that_do_not_reach_a_method_change_nothing(spec: RunSpec, lab: Lab) -> None:
+def test_words_that_do_not_reach_a_method_change_nothing(spec: RunSpec, context: ExperimentContext) -> None:
     conditions = ("template:typo:3", "template:unseen:1", "text:typo:3")
     changed = dataclasses.replace(spec, protocol="noise", conditions=conditions, train=QUICKLY)
-    learned = run_protocol(dataclasses.replace(changed, method="coop", settings=()), lab)["metrics"]
-    reading = run_protocol(changed, lab)["metrics"]
+    learned = run_protocol(dataclasses.replace(changed, method="coop", settings=()), context)["metrics"]
+    reading = run_protocol(changed, context)["metrics"]
     for name in conditions[:2]:
         entry = learned["conditions"][name]["base"]
         assert entry.pop("unchanged") and entry == learned["base"]
@@ -227,12 +231,12 @@ def test_words_that_do_not_reach_a_method_change_nothing(spec: RunSpec, lab: Lab
 
 
 def test_noise_after_base_to_new_trains_nothing_again(spec: RunSpec, tmp_path: Path, tiny_backbone) -> None:
-    lab = Lab(adapters=tmp_path / "adapters")
-    lab.use("embedded", tiny_backbone)
-    clean = run_all([spec], tmp_path, lab=lab)[0]
+    context = ExperimentContext(adapters=tmp_path / "adapters")
+    context.use("embedded", tiny_backbone)
+    clean = run_all([spec], tmp_path, context=context)[0]
     events: list[Event] = []
     noisy = dataclasses.replace(spec, protocol="noise", conditions=("image:fog:5",))
-    record = run_all([noisy], tmp_path, lab=lab, observe=events.append)[0]
+    record = run_all([noisy], tmp_path, context=context, observe=events.append)[0]
     assert not {"step", "epoch"} & {event.kind for event in events}
     assert record["metrics"]["base"] == clean["metrics"]["base"] and record["log"] == clean["log"]
     assert record["metrics"]["H"] == clean["metrics"]["H"]
@@ -282,24 +286,24 @@ def test_a_wrong_condition_of_words_is_refused(text: str) -> None:
         Condition.parse(text)
 
 
-def test_noise_goes_on_where_it_was_killed(spec: RunSpec, lab: Lab, tmp_path: Path, monkeypatch) -> None:
+def test_noise_goes_on_where_it_was_killed(
+    spec: RunSpec, context: ExperimentContext, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr("anprompt.experiments.measurement.PAUSE", 0.0)
     noisy = dataclasses.replace(spec, method="zeroshot", settings=(), train=(), protocol="noise",
                                 conditions=("image:fog:1", "image:fog:3", "text:typo:1"))  # fmt: skip
-    whole = run_all([noisy], tmp_path / "whole", lab=lab)[0]
+    whole = run_all([noisy], tmp_path / "whole", context=context)[0]
 
     def kill(event: Event) -> None:
         if event.text == "fog, severity 3":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all([noisy], tmp_path / "killed", lab=lab, observe=kill)
+        run_all([noisy], tmp_path / "killed", context=context, observe=kill)
     looked: list[str] = []
-    monkeypatch.setattr(
-        Condition, "view", lambda self, item, view: looked.append(str(self)) or np.zeros_like(view)
-    )
-    lab.shelf = Shelf(0)
-    resumed = run_all([noisy], tmp_path / "killed", lab=lab)[0]
+    monkeypatch.setattr(Condition, "view", lambda self, item, view: looked.append(str(self)) or np.zeros_like(view))
+    context.shelf = Shelf(0)
+    resumed = run_all([noisy], tmp_path / "killed", context=context)[0]
     assert set(looked) == {"image:fog:3"}  # the other one was measured before the kill
     name = "image:fog:1"
     assert resumed["metrics"]["conditions"][name] == whole["metrics"]["conditions"][name]
@@ -309,7 +313,7 @@ def test_noise_goes_on_where_it_was_killed(spec: RunSpec, lab: Lab, tmp_path: Pa
 def test_pictures_as_bytes_are_the_views_bit_for_bit(tiny_backbone, photo_folder: Path) -> None:
     data = open_dataset(photo_folder)
     views = make_views(tiny_backbone, data, data.test, probe="eval")
-    pictures = Pictures.of(views, tiny_backbone.mean, tiny_backbone.std)
+    pictures = DecodedImages.of(views, tiny_backbone.mean, tiny_backbone.std)
     assert torch.equal(pictures.eval_batch(range(5)), views.eval_batch(range(5)))
     fog = Condition.parse("image:fog:3")
     noisy = dataclasses.replace(data, read=fog.reader(data.read, tiny_backbone.dims.image_size))
@@ -319,13 +323,13 @@ def test_pictures_as_bytes_are_the_views_bit_for_bit(tiny_backbone, photo_folder
 
 
 def test_large_parts_are_read_anew_with_the_same_answers(
-    spec: RunSpec, lab: Lab, monkeypatch: pytest.MonkeyPatch, tiny_backbone
+    spec: RunSpec, context: ExperimentContext, monkeypatch: pytest.MonkeyPatch, tiny_backbone
 ) -> None:
     noisy = dataclasses.replace(spec, method="zeroshot", settings=(), train=(), conditions=NOISY[:3])
-    kept = run(noisy, lab)["metrics"]
+    kept = run(noisy, context)["metrics"]
     monkeypatch.setattr("anprompt.experiments.context.KEPT_BYTES", 0)
-    lab.shelf = Shelf(2**30)
-    assert run(noisy, lab)["metrics"] == kept and lab.shelf.used == 0
+    context.shelf = Shelf(2**30)
+    assert run(noisy, context)["metrics"] == kept and context.shelf.used == 0
 
 
 def test_a_shelf_keeps_to_its_budget_and_to_the_present_data() -> None:
@@ -340,11 +344,11 @@ def test_a_shelf_keeps_to_its_budget_and_to_the_present_data() -> None:
     assert default_budget(8) <= default_budget(1) and default_budget(8) > 0
 
 
-def test_parts_of_one_data_set_are_not_mixed_up(spec: RunSpec, lab: Lab, tiny_backbone) -> None:
-    data = lab.dataset(spec)
+def test_parts_of_one_data_set_are_not_mixed_up(spec: RunSpec, context: ExperimentContext, tiny_backbone) -> None:
+    data = context.dataset(spec)
     halves = [subset_classes(data, which) for which in ("base", "new")]
     views = [
-        lab.test_views(spec, tiny_backbone, Part(spec.dataset, which, half), None)
+        context.test_views(spec, tiny_backbone, Part(spec.dataset, which, half), None)
         for which, half in zip(("base", "new"), halves)
     ]
     assert [v.items for v in views] == [half.test for half in halves]
@@ -409,32 +413,36 @@ def test_every_protocol_runs_prints_and_writes(
     assert "Nothing to run" in capsys.readouterr().out
 
 
-def test_transfer_and_domains_have_tables(spec: RunSpec, lab: Lab, photo_folder: Path, tmp_path: Path) -> None:
-    add(lab, "same", photo_folder)
+def test_transfer_and_domains_have_tables(
+    spec: RunSpec, context: ExperimentContext, photo_folder: Path, tmp_path: Path
+) -> None:
+    add(context, "same", photo_folder)
     quick = dataclasses.replace(spec, method="zeroshot", settings=(), train=(), targets=("same",))
-    records = [run(quick, lab, protocol=protocol) for protocol in ("cross-dataset", "domains")]
+    records = [run(quick, context, protocol=protocol) for protocol in ("cross-dataset", "domains")]
     for record in records:
         save_record(tmp_path, record)
     assert len(list(tmp_path.glob("*.json"))) == 2 and sheets(records)
 
 
 # --- estimates ------------------------------------------------------------------------------------
-def test_estimates_come_from_records_where_there_are_some(spec: RunSpec, lab: Lab, tmp_path: Path) -> None:
-    record = run_all([spec], tmp_path, lab=lab)[0]
+def test_estimates_come_from_records_where_there_are_some(
+    spec: RunSpec, context: ExperimentContext, tmp_path: Path
+) -> None:
+    record = run_all([spec], tmp_path, context=context)[0]
     other = dataclasses.replace(spec, seed=2)
-    done, left = estimate([spec, other], tmp_path, lab)
+    done, left = estimate([spec, other], tmp_path, context)
     assert done.done and done.pace is None and not left.done
     assert left.pace and left.pace.records == 1 and left.pace.memory_mb == record["memory"]["peak_mb"]
     expected = record["log"]["steps"] * record["timings"]["step_s"] + record["timings"]["eval_s"]
     assert left.seconds == pytest.approx(expected, rel=1e-3)
 
 
-def test_what_an_estimate_counts(spec: RunSpec, lab: Lab) -> None:
+def test_what_an_estimate_counts(spec: RunSpec, context: ExperimentContext) -> None:
     assert looks((), 10) == 1 and looks(("image:fog:1", "image:fog:2"), 10) == 3
     assert looks(("text:typo:1", "text:typo:2"), 10) == 2 and looks(("text:typo:1",) * 3, 1000) == 3
     pace = Pace(step_s=2.0, picture_s=0.5, memory_mb=1.0, records=1)
-    tested = len(lab.dataset(spec).test)
-    assert seconds(spec, pace, lab) == 1 * 2.0 + tested * 0.5  # 4 base images in batches of 4; all test images
+    tested = len(context.dataset(spec).test)
+    assert seconds(spec, pace, context) == 1 * 2.0 + tested * 0.5  # 4 base images in batches of 4; all test images
 
 
 def test_an_item_keeps_its_noise_whatever_part_it_is_in() -> None:

@@ -17,9 +17,9 @@ from anprompt.commands.main import main
 from anprompt.errors import UserError
 from anprompt.experiments import Event, RunSpec
 from anprompt.experiments.records import read_records
-from anprompt.experiments.runners.ray import Needs, check_address, run_ray
+from anprompt.experiments.runners.ray import WorkerResources, check_address, run_ray
 from anprompt.experiments.sweep import run_all
-from anprompt.training.feature_cache import DiskBank
+from anprompt.training.feature_cache import DiskFeatureCache
 
 BENCH = ["bench", "base-to-new", "--data", "embedded:food", "--methods", "zeroshot"]
 
@@ -157,17 +157,15 @@ def test_ctrl_c_ends_the_runs(cluster: None, specs: list[RunSpec], tmp_path: Pat
     bank = str(tmp_path / "bank"), 1.0
     records = run_ray(specs[2:], tmp_path / "runs", bank=bank)  # the only core is free again
     assert [record["spec"]["seed"] for record in records] == [3]
-    assert DiskBank(*bank).shards()  # a node's runs share it
+    assert DiskFeatureCache(*bank).shards()  # a node's runs share it
     assert len(list((tmp_path / "runs").glob("*.json"))) == 1
 
 
-def test_a_node_too_small_is_told(
-    cluster: None, specs: list[RunSpec], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_node_too_small_is_told(cluster: None, specs: list[RunSpec], caplog: pytest.LogCaptureFixture) -> None:
     import ray
 
     from anprompt.experiments.runners.ray import check_room
 
     with pytest.raises(UserError, match=r"needs 1 CPU, 4 GPU, which this machine does not have"):
-        check_room(ray, Needs(gpus=4), ours=True)
-    check_room(ray, Needs(), ours=True)
+        check_room(ray, WorkerResources(gpus=4), ours=True)
+    check_room(ray, WorkerResources(), ours=True)

@@ -86,7 +86,5 @@ def test_metrics_entry_keeps_predictions_and_domains() -> None:
 
 def test_hardware_and_versions_are_told() -> None:
     assert machine.hardware()["cores"] >= 1 and machine.hardware()["cpu"]
-    assert (
-        results.versions()["torch"] == torch.__version__.split("+")[0] or "+" in results.versions()["torch"]
-    )
+    assert results.versions()["torch"] == torch.__version__.split("+")[0] or "+" in results.versions()["torch"]
     assert machine.peak_memory_mb() > 10

@@ -23,9 +23,7 @@ def record(seed: int = 1) -> dict:
 @pytest.fixture(params=["folder", "file", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[store.Place]:
     name = uuid.uuid4().hex
-    yield {"folder": tmp_path / name, "file": f"file://{tmp_path}/{name}", "memory": f"memory://{name}"}[
-        request.param
-    ]
+    yield {"folder": tmp_path / name, "file": f"file://{tmp_path}/{name}", "memory": f"memory://{name}"}[request.param]
     fsspec.filesystem("memory").store.clear()
 
 
@@ -40,9 +38,7 @@ def test_a_record_is_the_same_wherever_it_lies(place: store.Place) -> None:
     assert finished(place, record()["spec"]) == record()
     assert finished(place, record(3)["spec"]) is None
     assert read_records(place) == [record(1), record(2)]
-    assert sorted(store.json_names(place)) == sorted(
-        [*(record_name(record(s)["spec"]) for s in (1, 2)), "other.json"]
-    )
+    assert sorted(store.json_names(place)) == sorted([*(record_name(record(s)["spec"]) for s in (1, 2)), "other.json"])
 
 
 def test_half_a_record_is_none(place: store.Place) -> None:
@@ -84,6 +80,4 @@ def test_what_need_not_last_stays_on_this_machine(tmp_path: Path, monkeypatch: p
     here = store.scratch("s3://bucket/runs")
     assert here.is_relative_to(tmp_path) and here == store.scratch("s3://bucket/runs")
     assert here != store.scratch("s3://bucket/others")
-    assert store.place_of("s3://bucket/runs/") == "s3://bucket/runs" and store.place_of("runs/") == Path(
-        "runs"
-    )
+    assert store.place_of("s3://bucket/runs/") == "s3://bucket/runs" and store.place_of("runs/") == Path("runs")

@@ -42,9 +42,7 @@ def specs(photo_folder: Path, tiny_folder: Path) -> list[RunSpec]:
     settings = (("draws", 2), ("projection_rank", 4), ("token_width", 16))
     train = (("batch_size", 2), ("epochs", 12))
     return [
-        RunSpec(
-            str(photo_folder), shots=2, seed=seed, backbone=str(tiny_folder), settings=settings, train=train
-        )
+        RunSpec(str(photo_folder), shots=2, seed=seed, backbone=str(tiny_folder), settings=settings, train=train)
         for seed in (1, 2, 3)
     ]
 

@@ -12,9 +12,7 @@ from tests.golden.parity import check_folder
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.golden")
     parser.add_argument("folder", type=Path, help="folder of METHOD_seedS.safetensors beside tiny-clip/")
-    parser.add_argument(
-        "--splits", type=Path, help="folder of split_zhou_*.json (default: ../reference/splits)"
-    )
+    parser.add_argument("--splits", type=Path, help="folder of split_zhou_*.json (default: ../reference/splits)")
     args = parser.parse_args()
     try:
         results = check_folder(args.folder)
@@ -31,9 +29,7 @@ def main() -> int:
 
         rows = fewshot_parity(draws, args.splits or args.folder.parent / "reference" / "splits")
         wrong = [f"{name} {key}" for name, key, ok in rows if not ok]
-        print(
-            f"{'FAIL' if wrong else 'pass'}  few-shot draws: {len(rows) - len(wrong)} of {len(rows)} hashes equal"
-        )
+        print(f"{'FAIL' if wrong else 'pass'}  few-shot draws: {len(rows) - len(wrong)} of {len(rows)} hashes equal")
         checked, failed = checked + 1, failed + bool(wrong)
     print(f"{checked - failed} passed, {failed} failed")
     return 1 if failed or not checked else 0

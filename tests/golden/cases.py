@@ -86,12 +86,7 @@ def _promptsrc_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]
     bank, vision = method.prepare(golden.classnames), method.image_state(golden.tensors["image"])
     zero_shot = method.logit_scale * vision.frozen @ method.teacher(bank.classnames).T
     parts = method.loss(vision, golden.tensors["label"], bank)
-    official = {
-        "ce": "ce",
-        "agree_text": "scl_text",
-        "agree_image": "scl_image",
-        "agree_logits": "scl_logits",
-    }
+    official = {"ce": "ce", "agree_text": "scl_text", "agree_image": "scl_image", "agree_logits": "scl_logits"}
     named: Outputs = {f"loss_{theirs}": (parts[ours], LOSS) for ours, theirs in official.items()}
     return {**outputs, **named, "zero_shot_logits": (zero_shot, LOGITS)}, loss
 
@@ -101,9 +96,7 @@ def _mmrl_outputs(method: Method, golden: Golden) -> tuple[Outputs, Tensor]:
     return outputs, sum(parts.values())  # type: ignore[return-value]
 
 
-def _case(
-    name: str, outputs: Callable[[Method, Golden], tuple[Outputs, Tensor]] = _logits, **settings: Any
-) -> Case:
+def _case(name: str, outputs: Callable[[Method, Golden], tuple[Outputs, Tensor]] = _logits, **settings: Any) -> Case:
     def build(backbone: Backbone, golden: Golden) -> Method:
         cls = method_class(name)
         return cls(backbone, golden.classnames, cls.Config.from_dict(settings), template=golden.template)

@@ -139,21 +139,13 @@ def check_clip(backbone: Backbone, golden: Golden) -> Result:
     tokens, reference = backbone.tokenize(sentences), golden.tensors
     with torch.no_grad():
         image, text = backbone.encode_image(reference["image"]), backbone.encode_text(sentences)
-        logits = (
-            backbone.logit_scale
-            * torch.nn.functional.normalize(image)
-            @ torch.nn.functional.normalize(text).T
-        )
+        logits = backbone.logit_scale * torch.nn.functional.normalize(image) @ torch.nn.functional.normalize(text).T
     length = [int(row.argmax()) for row in reference["tokens"]]
     same = all(
         tokens.eot[i] == n and torch.equal(tokens.ids[i, : n + 1], reference["tokens"][i, : n + 1].long())
         for i, n in enumerate(length)
     )
-    pairs = {
-        "image_features": (image, FEATURES),
-        "text_features": (text, FEATURES),
-        "logits": (logits, LOGITS),
-    }
+    pairs = {"image_features": (image, FEATURES), "text_features": (text, FEATURES), "logits": (logits, LOGITS)}
     errors = {k: (float((v - reference[k]).abs().max()), limit) for k, (v, limit) in pairs.items()}
     return Result(golden.path.stem, {**errors, "tokens": (0.0 if same else 1.0, 0.5)})
 

@@ -47,9 +47,7 @@ def test_it_keeps_the_contract(plugin: None) -> None:
     exec(compile(blocks(PAGE, "python")[2], "docs/add-a-method.md", "exec"), {})
 
 
-def test_a_plugin_cannot_take_a_built_in_name(
-    plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plugin_cannot_take_a_built_in_name(plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = tmp_path / "my_vpt-0.1.dist-info" / "entry_points.txt"
     points.write_text("[anprompt.methods]\ncoop = my_vpt:VPT\n")
     methods.cache_clear()

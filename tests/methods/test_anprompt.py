@@ -169,16 +169,12 @@ def test_every_parameter_gets_a_gradient(tiny_backbone: Backbone) -> None:
         method = build(tiny_backbone, preset, **({"noisy": "perturbed"} if "snap" in preset else {}))
         with torch.no_grad():  # residuals start at zero, which would hide a missing path
             for parameter in method.parameters():
-                parameter.add_(
-                    0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-                )
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         parts = method.loss(
             method.image_state(pixels(tiny_backbone)), torch.tensor([0, 1, 2, 3, 1]), method.prepare(NAMES)
         )
         sum(parts.values()).backward()  # type: ignore[union-attr]
-        silent = [
-            n for n, p in method.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)
-        ]
+        silent = [n for n, p in method.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
         assert not silent, silent
 
 
@@ -191,9 +187,7 @@ def test_the_bank_depends_on_seed_and_class_alone(tiny_backbone: Backbone) -> No
     assert method.weak_bank().shape == (3, 4, tiny_backbone.dims.embed)
 
 
-def test_noise_that_makes_a_sentence_too_long_is_cut_but_a_long_name_is_refused(
-    tiny_backbone: Backbone,
-) -> None:
+def test_noise_that_makes_a_sentence_too_long_is_cut_but_a_long_name_is_refused(tiny_backbone: Backbone) -> None:
     limit = tiny_backbone.dims.context_length
     name = "a" * (limit - len("photo of a .") - 6)
     method = build_method("anprompt", tiny_backbone, [name, "cat"], template="photo of a {}.", settings=SMALL)
@@ -207,16 +201,12 @@ def test_noise_that_makes_a_sentence_too_long_is_cut_but_a_long_name_is_refused(
 
 def test_snapshot_reads_descriptions_and_says_when_one_is_missing(tiny_backbone: Backbone) -> None:
     texts = {name: [f"a {name} seen from afar.", f"the {name}."] for name in NAMES}
-    method = build_method(
-        "anprompt-snapshot", tiny_backbone, NAMES, descriptions=texts, settings={**SMALL, "draws": 2}
-    )
+    method = build_method("anprompt-snapshot", tiny_backbone, NAMES, descriptions=texts, settings={**SMALL, "draws": 2})
     assert method.noisy_sentences("red panda") == texts["red panda"]  # type: ignore[operator]
     assert "noise_prompts" not in method.state_dict()
     with pytest.raises(UserError, match="'aurora'"):
         texts.pop("aurora")
-        build_method(
-            "anprompt-snapshot", tiny_backbone, NAMES, descriptions=texts, settings=SMALL
-        ).weak_bank()  # type: ignore[operator]
+        build_method("anprompt-snapshot", tiny_backbone, NAMES, descriptions=texts, settings=SMALL).weak_bank()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,7 @@ def test_nothing_is_pickled(path: Path) -> None:
             assert (node.module or "").partition(".")[0] not in UNSAFE
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
             safe = {key.arg: ast.unparse(key.value) for key in node.keywords}
-            assert safe.get("weights_only") == "True" or safe.get("allow_pickle") == "False", ast.unparse(
-                node
-            )
+            assert safe.get("weights_only") == "True" or safe.get("allow_pickle") == "False", ast.unparse(node)
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in ("torch.save", "np.save")
 

@@ -11,19 +11,12 @@ from tests.shared import shared
 
 def test_every_file_agrees() -> None:
     results = check_folder(shared("golden"))
-    assert {r.name for r in results} >= {
-        "clip_seed0",
-        "clip_seed1",
-        "anprompt_seed0 shared",
-        "anprompt_seed1 plain",
-    }
+    assert {r.name for r in results} >= {"clip_seed0", "clip_seed1", "anprompt_seed0 shared", "anprompt_seed1 plain"}
     failed = [r.line() for r in results if not r.passed]
     assert not failed, "\n".join(failed)
 
 
-def test_command_prints_a_line_per_file(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_prints_a_line_per_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shared("golden")
     monkeypatch.setattr("sys.argv", ["golden", str(folder)])
     assert main() == 0

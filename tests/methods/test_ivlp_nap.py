@@ -19,9 +19,7 @@ def pixels(backbone: Backbone) -> Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def answer(
-    backbone: Backbone, name: str, engine: str = "shared", stir: float = 0.0, **settings: object
-) -> Tensor:
+def answer(backbone: Backbone, name: str, engine: str = "shared", stir: float = 0.0, **settings: object) -> Tensor:
     """Logits of a method, its refiners' outputs away from 0 by `stir`."""
     method = create_method(name, backbone, NAMES, settings=settings)
     method.engine = engine
@@ -33,9 +31,7 @@ def answer(
 
 
 @pytest.mark.parametrize("refine", ["both", "vision", "text", "none"])
-def test_untrained_refiners_change_nothing_and_stirred_ones_their_tower(
-    tiny_backbone: Backbone, refine: str
-) -> None:
+def test_untrained_refiners_change_nothing_and_stirred_ones_their_tower(tiny_backbone: Backbone, refine: str) -> None:
     plain = answer(tiny_backbone, "ivlp")
     assert torch.allclose(answer(tiny_backbone, "nap", refine=refine), plain, atol=1e-5)
     stirred = answer(tiny_backbone, "nap", stir=0.5, refine=refine)
@@ -49,9 +45,7 @@ def test_both_engines_agree_on_refined_tokens(tiny_backbone: Backbone, refine: s
     assert torch.allclose(shared, answer(tiny_backbone, "nap", "plain", stir=0.5, refine=refine), atol=1e-4)
 
 
-def test_gradients_of_text_refiners_agree_in_parts(
-    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_of_text_refiners_agree_in_parts(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     from anprompt.prompting import shared_text
 
     found = {}
@@ -72,9 +66,7 @@ def test_gradients_of_text_refiners_agree_in_parts(
 def test_visual_prompts_leave_the_sentences_alone(tiny_backbone: Backbone) -> None:
     method = create_method("vpt", tiny_backbone, NAMES)
     text = method.encode_classes(method.prepare(NAMES))["text"]
-    frozen = torch.nn.functional.normalize(
-        tiny_backbone.encode_text([f"a photo of a {n}." for n in NAMES]), dim=-1
-    )
+    frozen = torch.nn.functional.normalize(tiny_backbone.encode_text([f"a photo of a {n}." for n in NAMES]), dim=-1)
     assert torch.allclose(text, frozen, atol=1e-5)
     assert [name for name, _ in method.named_parameters()] == ["vision_prompts"]
 
@@ -99,8 +91,6 @@ def test_text_prompts_alone_leave_the_images_alone(tiny_backbone: Backbone) -> N
         ("nap", {"n_text": 0}, "set refine to 'vision'"),
     ],
 )
-def test_settings_that_can_not_be(
-    tiny_backbone: Backbone, name: str, settings: dict[str, object], says: str
-) -> None:
+def test_settings_that_can_not_be(tiny_backbone: Backbone, name: str, settings: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         create_method(name, tiny_backbone, NAMES, settings=settings)

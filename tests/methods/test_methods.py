@@ -27,7 +27,7 @@ from anprompt.methods import (
     preset_names,
 )
 from anprompt.methods.cocoop import CoCoOp
-from anprompt.methods.context import DeepContext, context_bank, context_words
+from anprompt.methods.context import DeepContext, context_state, context_words
 from anprompt.methods.coop import CoOp
 from anprompt.methods.maple import MaPLe
 from anprompt.methods.mmrl import MMRL
@@ -76,11 +76,7 @@ def test_template_ensemble_is_the_unit_mean_of_unit_features(tiny_backbone: Back
 
 
 def test_descriptions_may_differ_in_number(tiny_backbone: Backbone) -> None:
-    known = {
-        "cat": ["A small pet.", "It purrs."],
-        "golden retriever": ["A dog."],
-        "Boeing 737-800": ["x"] * 5,
-    }
+    known = {"cat": ["A small pet.", "It purrs."], "golden retriever": ["A dog."], "Boeing 737-800": ["x"] * 5}
     method = build_method("zeroshot-descriptions", tiny_backbone, NAMES, descriptions=known)
     text = method.encode_classes(method.prepare(NAMES))["text"]
     with torch.no_grad():
@@ -105,7 +101,7 @@ def test_coop_from_words_starts_as_zero_shot(tiny_backbone: Backbone) -> None:
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_class_position(tiny_backbone: Backbone, position: str) -> None:
     words = context_words(tiny_backbone, "ab", 0)
-    bank = context_bank(tiny_backbone, ["ox", "lynx"], words, len(words), position)
+    bank = context_state(tiny_backbone, ["ox", "lynx"], words, len(words), position)
     sentence = {"end": "ab {}.", "middle": "a {} b.", "front": "{} ab."}[position]
     for row, name in zip(range(2), ["ox", "lynx"]):
         length = int(bank.tokens.eot[row]) + 1
@@ -209,7 +205,7 @@ def test_prompts_are_the_weighted_mean_after_the_last_epoch(tiny_backbone: Backb
     torch.testing.assert_close(method.text_average, weights[0] * method.text_prompts.detach())
 
 
-class Pictures:
+class DecodedImages:
     """Eight random pictures of three classes, enough for the training loop."""
 
     fingerprint = "pictures"
@@ -230,7 +226,7 @@ class Killed(Exception):
 
 def test_an_interrupted_average_goes_on(tiny_backbone: Backbone, tmp_path: Path) -> None:
     """The sums so far are part of the state, or a resumed run would average half of its epochs."""
-    views = Pictures(tiny_backbone)
+    views = DecodedImages(tiny_backbone)
     config = TrainConfig(optimizer="sgd", lr=0.1, epochs=4, batch_size=4, warmup_epochs=0)
 
     def kill(epoch: int, means: Any) -> None:
@@ -272,11 +268,7 @@ def test_mmrlpp_with_full_new_tokens_differs_from_blended_ones(tiny_backbone: Ba
 
 def test_projections_start_as_in_the_official_code(tiny_backbone: Backbone) -> None:
     """MMRL copies one linear layer for all blocks, MaPLe all but the first; their biases are not zero."""
-    mmrl, maple, pp = (
-        build("mmrl", tiny_backbone),
-        build("maple", tiny_backbone),
-        build("mmrlpp", tiny_backbone),
-    )
+    mmrl, maple, pp = (build("mmrl", tiny_backbone), build("maple", tiny_backbone), build("mmrlpp", tiny_backbone))
     for linear in (mmrl.text_tokens, mmrl.vision_tokens):
         assert all(torch.equal(linear.weight[0], w) for w in linear.weight)
         assert all(torch.equal(linear.bias[0], b) for b in linear.bias) and linear.bias.abs().min() > 0
@@ -310,13 +302,7 @@ def test_only_named_presets_depend_on_the_target(name: str) -> None:
 def test_published_recipes() -> None:
     """Spot checks against the papers' tables, so that an edit of a preset is noticed."""
     assert preset("coop", "few-shot").train["epochs"] == 200
-    assert [preset("coop", "few-shot", shots=n).train["epochs"] for n in (16, 8, 4, 2, 1)] == [
-        200,
-        200,
-        100,
-        100,
-        50,
-    ]
+    assert [preset("coop", "few-shot", shots=n).train["epochs"] for n in (16, 8, 4, 2, 1)] == [200, 200, 100, 100, 50]
     assert preset("cocoop").train["batch_size"] == 1
     assert preset("maple", "cross-dataset").settings["depth"] == 3
     assert preset("maple", protocols.PROTOCOLS["domains"].recipe).train["lr"] == 2.6e-3

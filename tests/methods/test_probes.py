@@ -23,7 +23,7 @@ from anprompt.methods.frozen import Shots, folds
 from anprompt.methods.lp_plus_plus import logits as lp_logits
 from anprompt.methods.registry import registered
 from anprompt.methods.tip_adapter import cache_logits
-from anprompt.prompting.prompts import Vision
+from anprompt.prompting.prompts import ImageState
 from anprompt.training.loop import TrainConfig
 
 NAMES = ["cat", "dog", "owl"]
@@ -41,8 +41,8 @@ def clustered(backbone: Backbone, images: int = 8, views: int = 1, seed: int = 0
     return Shots(F.normalize(noisy, dim=-1), labels, text, torch.full((classes,), 9.0))
 
 
-def state(features: Tensor) -> Vision:
-    return Vision(features.new_zeros(len(features), 0), features)
+def state(features: Tensor) -> ImageState:
+    return ImageState(features.new_zeros(len(features), 0), features)
 
 
 def recipe(**values: object) -> TrainConfig:
@@ -148,7 +148,9 @@ def test_clap_starts_at_the_text_and_is_held_by_its_multipliers(tiny_backbone: B
     still = create_method("clap", tiny_backbone, NAMES)
     still.fit_features(shots, recipe(epochs=1, lr=1e-12))
     z = still.logits(state(shots.rows[0]), {"text": shots.text}, "trained")
-    torch.testing.assert_close(z.detach(), tiny_backbone.logit_scale * shots.rows[0] @ shots.text.T, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        z.detach(), tiny_backbone.logit_scale * shots.rows[0] @ shots.text.T, atol=1e-3, rtol=1e-4
+    )
     shares = (tiny_backbone.logit_scale * shots.rows[0] @ shots.text.T).softmax(-1)
     expected = torch.stack([shares[shots.labels == c, c].mean() for c in range(3)])
     torch.testing.assert_close(still.multipliers(*shots.rows, shots.text), expected)

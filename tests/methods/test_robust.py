@@ -17,8 +17,8 @@ from anprompt.methods.robust import with_frozen
 from anprompt.methods.words import EVERYDAY_WORDS
 from anprompt.noise.weak_image import WEAK_FAMILIES, weak_image_noise
 from anprompt.training.config import TrainConfig
-from anprompt.training.feature_cache import MemoryBank
-from anprompt.training.frozen_features import Looks
+from anprompt.training.feature_cache import MemoryFeatureCache
+from anprompt.training.frozen_features import FrozenFeatures
 from anprompt.training.loop import fit
 
 NAMES = ["red panda", "cat", "fire engine"]
@@ -159,11 +159,11 @@ def test_noisy_views_are_compared_with_their_clean_ones(tiny_backbone):
     noisy, clean = noisy_views(tiny_backbone, 1.0), noisy_views(tiny_backbone, 0.0)
     assert torch.equal(noisy.train_batch(rows, 0, undisturbed=True), clean.train_batch(rows, 0))
     assert noisy.view_keys(rows, 0) != clean.view_keys(rows, 0)
-    bank = MemoryBank()
-    plain = Looks(method, clean).batch(rows, 0)
+    bank = MemoryFeatureCache()
+    plain = FrozenFeatures(method, clean).batch(rows, 0)
     for _ in range(2):  # computed, and from the bank
-        apart = Looks(method, noisy, bank=bank, target="clean").batch(rows, 0)
-        own = Looks(method, noisy, bank=bank, target="noisy").batch(rows, 0)
+        apart = FrozenFeatures(method, noisy, bank=bank, target="clean").batch(rows, 0)
+        own = FrozenFeatures(method, noisy, bank=bank, target="noisy").batch(rows, 0)
         assert torch.equal(apart.trunk, own.trunk) and not torch.equal(apart.trunk, plain.trunk)
         torch.testing.assert_close(apart.frozen, plain.frozen)
         assert not torch.equal(own.frozen, plain.frozen)

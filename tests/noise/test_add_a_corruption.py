@@ -82,7 +82,10 @@ def test_an_entry_point_makes_it_known_to_every_process(tmp_path: Path) -> None:
     code = "from anprompt.noise.image import IMAGE_NOISE; print(IMAGE_NOISE['scratches'].doc)"
     for first in ("", "import my_film; "):
         done = subprocess.run(
-            [sys.executable, "-c", first + code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+            [sys.executable, "-c", first + code],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
         )
         assert done.stdout == "Bright vertical scratches, as on an old film.\n", done.stderr
 

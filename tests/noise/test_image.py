@@ -13,15 +13,7 @@ from scipy import ndimage
 
 from anprompt.errors import UserError
 from anprompt.noise import filters
-from anprompt.noise.image import (
-    GROUPS,
-    IMAGE_NOISE,
-    IMAGENET_C,
-    SEVERITIES,
-    UNSEEN,
-    corrupt,
-    picture_rng,
-)
+from anprompt.noise.image import GROUPS, IMAGE_NOISE, IMAGENET_C, SEVERITIES, UNSEEN, corrupt, picture_rng
 from tests.noise_pictures import fixed_pictures
 
 ORACLE = json.loads((Path(__file__).parents[1] / "data" / "corruption_oracle.json").read_text())["families"]
@@ -51,7 +43,7 @@ def effect(a: np.ndarray, b: np.ndarray) -> float:
 # without chance agree to rounding.
 VARIABLE = ("motion_blur", "snow", "frost", "fog", "elastic_transform")
 TOLERANCE = {
-    "frost": 9.0,  # a drawn texture instead of photographs
+    "frost": 9.0  # a drawn texture instead of photographs
 }
 
 
@@ -132,8 +124,7 @@ def test_severity_grows(family, pictures):
 
 
 @pytest.mark.parametrize(
-    "family",
-    ["defocus_blur", "motion_blur", "zoom_blur", "snow", "frost", "brightness", "contrast", "rotated"],
+    "family", ["defocus_blur", "motion_blur", "zoom_blur", "snow", "frost", "brightness", "contrast", "rotated"]
 )
 def test_a_small_picture_looks_like_the_large_one_made_small(family, pictures):
     for picture in (pictures[0], pictures[-1]):

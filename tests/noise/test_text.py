@@ -28,8 +28,7 @@ from anprompt.noise.text import (
 CHARACTER_OPS = (*TEXT_FAMILIES["characters"], *TEXT_FAMILIES["punctuation"])
 free_text = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="{}"), max_size=20)
 names = st.one_of(
-    st.sampled_from(["x", "?", "é", "ß", "Ἀχιλλεύς", "面包", "crème brûlée", "🍕", "10-inch pizza", "a a"]),
-    free_text,
+    st.sampled_from(["x", "?", "é", "ß", "Ἀχιλλεύς", "面包", "crème brûlée", "🍕", "10-inch pizza", "a a"]), free_text
 ).filter(lambda name: name.strip())
 templates = st.one_of(
     st.sampled_from(["", "{}", "a photo of a {}.", "a photo of a {}, a type of pet.", "{}s", "¿{}?"]),
@@ -174,11 +173,7 @@ def test_keyboard_neighbours_are_mutual():
 
 def test_paraphrase_keeps_name_and_hint_and_changes_the_wording():
     for strength, phrasings in PHRASINGS.items():
-        texts = set(
-            noisy_sentences(
-                "a photo of a {}.", "emu", draws=60, strength=strength, ops=["paraphrase"], seed=1
-            )
-        )
+        texts = set(noisy_sentences("a photo of a {}.", "emu", draws=60, strength=strength, ops=["paraphrase"], seed=1))
         assert texts == {phrasing.replace("{}", "emu") for phrasing in phrasings}
     pet = noise("paraphrase", "a photo of a {}, a type of pet.", "emu", 3, "template", 4)
     assert ", a type of pet" in pet.text and not pet.text.startswith("a photo of")
@@ -189,11 +184,7 @@ def test_paraphrase_keeps_name_and_hint_and_changes_the_wording():
 def test_operators_combine_in_registry_order():
     both = [
         perturb("a photo of a {}.", "emu", ops=order, strength=1, rng=random.Random(5))
-        for order in (
-            ["drop_char", "paraphrase"],
-            ["paraphrase", "drop_char"],
-            ["paraphrase", "drop_char"] * 2,
-        )
+        for order in (["drop_char", "paraphrase"], ["paraphrase", "drop_char"], ["paraphrase", "drop_char"] * 2)
     ]
     assert len(set(both)) == 1
     assert both[0] not in {phrasing.replace("{}", "emu") for phrasing in PHRASINGS[1]}
@@ -203,9 +194,7 @@ def test_operators_combine_in_registry_order():
 @given(st.lists(names, min_size=2, max_size=5, unique=True), st.integers(1, 5), seeds)
 def test_draws_depend_on_seed_name_and_number_alone(classnames, draws, seed):
     def draw(name: str, count: int) -> list[str]:
-        return noisy_sentences(
-            "a photo of a {}.", name, draws=count, strength=2, ops=["typo", "case"], seed=seed
-        )
+        return noisy_sentences("a photo of a {}.", name, draws=count, strength=2, ops=["typo", "case"], seed=seed)
 
     together = {name: draw(name, draws) for name in reversed(classnames)}
     assert together == {name: draw(name, draws + 3)[:draws] for name in classnames}
@@ -261,13 +250,7 @@ def test_stable_seed_keeps_keys_apart():
     ],
 )
 def test_mistakes_are_named(change, message):
-    arguments = {
-        "template": "a photo of a {}.",
-        "classname": "emu",
-        "ops": ["typo"],
-        "strength": 1,
-        "target": "both",
-    }
+    arguments = {"template": "a photo of a {}.", "classname": "emu", "ops": ["typo"], "strength": 1, "target": "both"}
     with pytest.raises(UserError) as caught:
         perturb(**(arguments | change), rng=random.Random(0))
     assert message in str(caught.value)

@@ -15,7 +15,7 @@ from anprompt.methods.base import Method
 from anprompt.methods.classifier import Classifier
 from anprompt.prompting import shared_text as sharing
 from anprompt.prompting.packing import Packing, pack, shared_length
-from anprompt.prompting.prompts import ClassBank, DeepTokens, class_bank
+from anprompt.prompting.prompts import ClassState, DeepTokens, class_state
 from anprompt.prompting.shared_text import read_text_shared, run_image_read, text_memory
 
 LISTS = {
@@ -30,25 +30,21 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
 
 
-def deep(
-    backbone: Backbone, first: int, width: int, count: int, beta: float, seed: int
-) -> tuple[Tensor, DeepTokens]:
+def deep(backbone: Backbone, first: int, width: int, count: int, beta: float, seed: int) -> tuple[Tensor, DeepTokens]:
     blocks = backbone.dims.text_depth - first + 1
     tokens = torch.randn(blocks, count, width, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     return tokens, DeepTokens(list(tokens), first, beta)
 
 
-def read_shared(backbone: Backbone, bank: ClassBank, first: int, hook: DeepTokens) -> Tensor:
+def read_shared(backbone: Backbone, bank: ClassState, first: int, hook: DeepTokens) -> Tensor:
     return read_text_shared(backbone, bank.prefix, bank.rows, bank.packing, first, hook)[0]
 
 
 @pytest.mark.parametrize("template", ["a photo of a {}.", "{} texture."])
 @pytest.mark.parametrize("names", LISTS.values(), ids=LISTS.keys())
 @pytest.mark.parametrize("first", [1, 3])
-def test_text_equals_the_plain_pass(
-    tiny_backbone: Backbone, names: list[str], first: int, template: str
-) -> None:
-    bank = class_bank(tiny_backbone, names, [template.format(n) for n in names], first)
+def test_text_equals_the_plain_pass(tiny_backbone: Backbone, names: list[str], first: int, template: str) -> None:
+    bank = class_state(tiny_backbone, names, [template.format(n) for n in names], first)
     tokens, hook = deep(tiny_backbone, first, tiny_backbone.dims.text_width, 3, 0.8, seed=first)
     plain = tiny_backbone.read_text(tiny_backbone.run_text(bank.trunk, first, hook=hook), bank.tokens.eot + 3)
     shared = read_shared(tiny_backbone, bank, first, hook)
@@ -63,15 +59,13 @@ def test_text_equals_the_plain_pass(
 def test_parts_of_a_class_list_equal_the_plain_pass(
     tiny_backbone: Backbone, rows: int, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [
-        f"{a} {b}" for a in ("red", "very large", "a") for b in ("cat", "fire engine", "dog", "panda bear")
-    ]
+    names = [f"{a} {b}" for a in ("red", "very large", "a") for b in ("cat", "fire engine", "dog", "panda bear")]
     monkeypatch.setitem(sharing.ROWS, "cpu", rows)
     monkeypatch.setattr("anprompt.prompting.packing.TILE", 8)
     with torch.no_grad():
         tokens = tiny_backbone.tokenize(names)
         frozen = torch.nn.functional.normalize(tiny_backbone.encode_text(names), dim=-1)
-    bank = class_bank(tiny_backbone, names, names, 2)
+    bank = class_state(tiny_backbone, names, names, 2)
     assert len(bank.packing.parts(rows)) > 1 and len(bank.tokens) == len(tokens)
     torch.testing.assert_close(bank.frozen, frozen, rtol=1e-4, atol=1e-5)
     given, hook = deep(tiny_backbone, 2, tiny_backbone.dims.text_width, 3, 0.8, seed=5)
@@ -84,11 +78,7 @@ def test_parts_of_a_class_list_equal_the_plain_pass(
     assert relative(torch.autograd.grad((shared * weights).sum(), given)[0], expected) < 1e-5
 
 
-@given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=60),
-    tile=st.integers(1, 20),
-    rows=st.integers(1, 80),
-)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=60), tile=st.integers(1, 20), rows=st.integers(1, 80))
 @settings(max_examples=40, deadline=None)
 def test_packing_holds_every_row_once_and_whole(lengths: list[int], tile: int, rows: int) -> None:
     eot = torch.tensor(lengths) + 1  # two shared positions
@@ -119,9 +109,7 @@ def check_parts(packing: Packing, rows: int) -> None:
 
 @given(first=st.integers(1, 4), count=st.integers(1, 4), beta=st.floats(0, 1), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
-def test_image_equals_the_plain_pass(
-    tiny_backbone: Backbone, first: int, count: int, beta: float, seed: int
-) -> None:
+def test_image_equals_the_plain_pass(tiny_backbone: Backbone, first: int, count: int, beta: float, seed: int) -> None:
     width = tiny_backbone.dims.vision_width
     x = torch.randn(2, 17, width, generator=torch.Generator().manual_seed(seed))
     tokens, hook = deep(tiny_backbone, first, width, count, beta, seed)
@@ -145,9 +133,7 @@ def test_both_engines_train_anprompt_alike(tiny_backbone: Backbone) -> None:
     pixels = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     gradients = {}
     for engine in ("shared", "plain"):
-        method = build_method(
-            "anprompt", tiny_backbone, names, settings={"token_width": 16, "draws": 2}, seed=1
-        )
+        method = build_method("anprompt", tiny_backbone, names, settings={"token_width": 16, "draws": 2}, seed=1)
         method.engine = engine
         parts = method.loss(method.image_state(pixels), torch.tensor([0, 1, 2, 0]), method.prepare(names))
         sum(parts.values()).backward()  # type: ignore[union-attr]
@@ -163,9 +149,7 @@ def looking(backbone: Backbone, name: str) -> tuple[Method, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["zeroshot", "coop", "cocoop"])
-def test_use_keeps_the_frozen_features_alone_where_logits_read_nothing_else(
-    tiny_backbone: Backbone, name: str
-) -> None:
+def test_use_keeps_the_frozen_features_alone_where_logits_read_nothing_else(tiny_backbone: Backbone, name: str) -> None:
     method, pixels = looking(tiny_backbone, name)
     seen, looked = method.image_state(pixels), method.image_state(pixels, method.reads)
     assert looked.trunk.shape == (2, 0) and torch.equal(looked.frozen, seen.frozen)

@@ -7,7 +7,23 @@ from anprompt.report import markup
 
 @pytest.mark.parametrize(
     "mark",
-    ["\x1b", "\x00", "\x85", "\u00ad", "\u061c", "\u200b", "\u200c", "\u200d", "\u200e", "\u202e", "\u2028", "\u2066", "\ufeff", "\U000e0041", "\udcff"],
+    [
+        "\x1b",
+        "\x00",
+        "\x85",
+        "\u00ad",
+        "\u061c",
+        "\u200b",
+        "\u200c",
+        "\u200d",
+        "\u200e",
+        "\u202e",
+        "\u2028",
+        "\u2066",
+        "\ufeff",
+        "\U000e0041",
+        "\udcff",
+    ],
 )
 @pytest.mark.parametrize("form", ["{}apple", "ap{}ple", "apple{}"])
 def test_unseen_marks_are_shown(mark: str, form: str) -> None:
@@ -23,4 +39,4 @@ def test_letters_of_scripts_stay(text: str) -> None:
 
 
 def test_signs_of_html() -> None:
-    assert markup.escape("<b> & \"x\"") == "&lt;b&gt; &amp; &quot;x&quot;"
+    assert markup.escape('<b> & "x"') == "&lt;b&gt; &amp; &quot;x&quot;"

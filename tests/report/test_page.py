@@ -20,7 +20,19 @@ from tests import report_runs as runs
 from tests.report.test_report import Page
 
 EVIL = "<script>alert('1')</script>\"'&\u202eevil"
-SECTIONS = {"result", "sets", "noise", "shots", "targets", "pictures", "compared", "confused", "training", "cost", "facts"}
+SECTIONS = {
+    "result",
+    "sets",
+    "noise",
+    "shots",
+    "targets",
+    "pictures",
+    "compared",
+    "confused",
+    "training",
+    "cost",
+    "facts",
+}
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +200,7 @@ def test_command_writes_a_page_beside_the_runs(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "words, expected",
-    [(["nowhere"], "There is no folder nowhere"), (["."], "holds no run record"), ([], "RUNS")],
+    "words, expected", [(["nowhere"], "There is no folder nowhere"), (["."], "holds no run record"), ([], "RUNS")]
 )
 def test_wrong_input_is_one_line(
     words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -222,7 +233,13 @@ browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; Debian: 
 
 def chromium(page: Path, profile: Path, *words: str) -> str:
     """Output of a headless Chromium on a page."""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", f"--user-data-dir={profile}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        f"--user-data-dir={profile}",
+    ]
     done = subprocess.run(
         [str(BROWSER), *options, *words, page.as_uri()], capture_output=True, text=True, timeout=120, check=False
     )

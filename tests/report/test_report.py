@@ -14,7 +14,7 @@ from PIL import Image
 from anprompt import report
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
-from anprompt.experiments import Lab, RunSpec
+from anprompt.experiments import ExperimentContext, RunSpec
 from anprompt.experiments.records import Record
 from anprompt.experiments.sweep import plan, run_all
 from anprompt.report import charts
@@ -54,8 +54,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def lab(tiny_backbone) -> Lab:
-    made = Lab()
+def context(tiny_backbone) -> ExperimentContext:
+    made = ExperimentContext()
     made.use("embedded", tiny_backbone)
     return made
 
@@ -70,13 +70,13 @@ def specs(photo_folder: Path) -> list[RunSpec]:
 
 
 @pytest.fixture(scope="module")
-def records(specs: list[RunSpec], lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    return run_all(specs, tmp_path_factory.mktemp("runs"), lab=lab)
+def records(specs: list[RunSpec], context: ExperimentContext, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    return run_all(specs, tmp_path_factory.mktemp("runs"), context=context)
 
 
 @pytest.fixture(scope="module")
-def dataset(specs: list[RunSpec], lab: Lab) -> Dataset:
-    return lab.dataset(specs[0])
+def dataset(specs: list[RunSpec], context: ExperimentContext) -> Dataset:
+    return context.dataset(specs[0])
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,7 @@ def evil_case() -> Case:
 def test_page_is_whole_and_needs_no_network(records: list[Record], gallery: Gallery) -> None:
     html = report.render(records, [gallery])
     page = Page(html)
-    assert (
-        not page.named("script") and not page.named("link") and "@import" not in html and "url(" not in html
-    )
+    assert not page.named("script") and not page.named("link") and "@import" not in html and "url(" not in html
     assert all(image["src"].startswith("data:image/") for image in page.named("img"))
     assert all((link["href"] or "").startswith("#") for link in page.named("a"))
     targets = {attributes.get("id") for _, attributes in page.tags}
@@ -126,9 +124,7 @@ def test_page_is_usable_by_keyboard_and_screen_reader(records: list[Record], gal
     page = Page(report.render(records, [gallery]))
     assert page.named("html")[0]["lang"] == "en" and page.named("meta")[1]["name"] == "viewport"
     assert all(image.get("alt") for image in page.named("img"))
-    assert all(
-        svg.get("aria-label") or svg.get("aria-hidden") or svg.get("role") == "img" for svg in page.named("svg")
-    )
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") or svg.get("role") == "img" for svg in page.named("svg"))
     regions = [attributes for tag, attributes in page.tags if attributes.get("role") == "region"]
     assert regions and all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
     assert ":focus-visible" in report.render(records)
@@ -169,24 +165,18 @@ def test_pictures_are_made_small() -> None:
 
 
 # --- the gallery ----------------------------------------------------------------------------------
-def test_gallery_tells_the_answers_of_the_records(
-    records: list[Record], dataset: Dataset, gallery: Gallery
-) -> None:
+def test_gallery_tells_the_answers_of_the_records(records: list[Record], dataset: Dataset, gallery: Gallery) -> None:
     assert gallery.cases and "drawn with seed 1" in gallery.how
     for case in gallery.cases:
         assert case.truth in dataset.classnames
         for showing in case.showings:
-            assert [answer.right for answer in showing.answers] == [
-                a.name == case.truth for a in showing.answers
-            ]
+            assert [answer.right for answer in showing.answers] == [a.name == case.truth for a in showing.answers]
         assert case.showings[0].condition == "clean" and not case.showings[1].condition.startswith("typo")
 
 
 def test_gallery_is_seeded(records: list[Record], dataset: Dataset, gallery: Gallery) -> None:
     again, other = choose(records[:2], dataset, seed=1), choose(records[:2], dataset, seed=2)
-    shown = [
-        [np.asarray(case.showings[0].picture).sum() for case in g.cases] for g in (gallery, again, other)
-    ]
+    shown = [[np.asarray(case.showings[0].picture).sum() for case in g.cases] for g in (gallery, again, other)]
     assert shown[0] == shown[1] != shown[2]
 
 
@@ -199,9 +189,7 @@ def test_gallery_draws_gains_and_losses_from_all_that_differ(records: list[Recor
 
 
 def test_no_gallery_for_other_pictures(records: list[Record], dataset: Dataset) -> None:
-    moved = dataclasses.replace(
-        dataset, test=tuple(Item(i.path + "x", i.label, i.classname) for i in dataset.test)
-    )
+    moved = dataclasses.replace(dataset, test=tuple(Item(i.path + "x", i.label, i.classname) for i in dataset.test))
     assert choose(records[:2], moved).cases == ()
 
 
@@ -215,11 +203,7 @@ def test_gallery_png(tmp_path: Path, gallery: Gallery) -> None:
 
 # --- charts ---------------------------------------------------------------------------------------
 def test_no_change_is_not_minus_zero() -> None:
-    assert (charts.signed(-0.04), charts.signed(0.04), charts.signed(-2)) == (
-        "+0.0",
-        "+0.0",
-        "\N{MINUS SIGN}2.0",
-    )
+    assert (charts.signed(-0.04), charts.signed(0.04), charts.signed(-2)) == ("+0.0", "+0.0", "\N{MINUS SIGN}2.0")
 
 
 def test_dumbbell_places_values_on_the_axis() -> None:
@@ -230,8 +214,7 @@ def test_dumbbell_places_values_on_the_axis() -> None:
 
 
 @pytest.mark.parametrize(
-    "values, axis",
-    [([52.0, 68.0], (50, 70)), ([0.0, 100.0], (0, 100)), ([55.0], (50, 60)), ([100.0], (90, 100))],
+    "values, axis", [([52.0, 68.0], (50, 70)), ([0.0, 100.0], (0, 100)), ([55.0], (50, 60)), ([100.0], (90, 100))]
 )
 def test_axis_covers_the_values(values: list[float], axis: tuple[float, float]) -> None:
     assert charts.scale(values) == axis

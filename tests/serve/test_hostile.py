@@ -117,7 +117,9 @@ STRANGE_ORIGINS = [
 
 
 @pytest.mark.parametrize("origin", STRANGE_ORIGINS, ids=lambda origin: origin[:20] or "empty")
-def test_malformed_and_other_origins_are_refused_before_the_token(method: Method, service: Running, origin: str) -> None:
+def test_malformed_and_other_origins_are_refused_before_the_token(
+    method: Method, service: Running, origin: str
+) -> None:
     assert not same_origin(origin, "localhost")
     line = refused(raw(service, head("GET /v1/info HTTP/1.1", Origin=origin)), 403)
     assert "\\x1b" not in line and len(line) <= 510
@@ -298,7 +300,9 @@ def test_those_who_leave_are_not_waited_for(service: Running) -> None:
     for cut in (len(body), len(body) // 2, 1):
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", service.port), timeout=30) as line:
-                line.sendall(head("POST /v1/predict HTTP/1.1", Content_Type=kind, Content_Length=str(len(body))) + body[:cut])
+                line.sendall(
+                    head("POST /v1/predict HTTP/1.1", Content_Type=kind, Content_Length=str(len(body))) + body[:cut]
+                )
     until = time.monotonic() + 20
     while service.service.running and time.monotonic() < until:
         time.sleep(0.02)
@@ -348,7 +352,9 @@ def test_memory_of_one_request_is_bounded(method: Method) -> None:
 
 def test_bodies_of_all_requests_are_bounded_together(method: Method) -> None:
     with serving(method, Settings(body=200_000, held=300_000, seconds=5)) as service:
-        start = head("POST /v1/predict HTTP/1.1", Content_Type="application/json", Content_Length="190000") + b" " * 180_000
+        start = (
+            head("POST /v1/predict HTTP/1.1", Content_Type="application/json", Content_Length="190000") + b" " * 180_000
+        )
         lines = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(3)]
         for line in lines:
             line.sendall(start)
@@ -490,7 +496,9 @@ class Served:
         self.log = log
         words = [sys.executable, "-u", "-c", CODE, what, "serve", str(adapter), "--port", "0", *options]
         with log.open("wb") as file:
-            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            self.process = subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
         assert self.process.stdout is not None
         found = re.search(rb"http://127\.0\.0\.1:(\d+)/", self.process.stdout.readline())
         assert found, log.read_text()
@@ -506,7 +514,9 @@ class Served:
         self.process.stdout.close()
 
 
-def test_sigterm_ends_it_in_time_though_the_model_is_stuck_and_strangers_hold_on(adapter_folder: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_it_in_time_though_the_model_is_stuck_and_strangers_hold_on(
+    adapter_folder: Path, tmp_path: Path
+) -> None:
     with Served(adapter_folder, tmp_path / "log", "stuck", "--timeout", "2") as served, ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(served.running.json, GOOD) for _ in range(4)]
         lines = [socket.create_connection(("127.0.0.1", served.running.port), timeout=30) for _ in range(3)]

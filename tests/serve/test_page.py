@@ -56,7 +56,9 @@ def test_a_chosen_picture_is_answered_as_by_the_service(page: Browser, service: 
     page.wait(ANSWERED)
     want = service.form([file.read_bytes()], zeroshot="true")[1]["predictions"][0]
     for place, key in (("adapter", "top"), ("zeroshot", "zeroshot")):
-        rows = page.run(f"[...document.querySelectorAll('#{place} li')].map(r => [...r.children].map(c => c.textContent))")
+        rows = page.run(
+            f"[...document.querySelectorAll('#{place} li')].map(r => [...r.children].map(c => c.textContent))"
+        )
         assert [row[0] for row in rows] == [entry["class"] for entry in want[key]]
         assert rows[0][1] == f"{100 * max(shares(want[key]).values()):.1f}\u00a0%"
     assert want["top"][0]["class"] in page.run(STATUS)
@@ -116,7 +118,9 @@ def test_what_is_wrong_is_said_and_can_be_mended(page: Browser, file: Path, tmp_
     error = "document.querySelector('#error')"
     page.choose("#file", text)
     page.wait(f"!{error}.hidden")
-    assert "is not a picture" in page.run(f"{error}.textContent") and page.run(f"{error}.getAttribute('role')") == "alert"
+    assert (
+        "is not a picture" in page.run(f"{error}.textContent") and page.run(f"{error}.getAttribute('role')") == "alert"
+    )
     page.choose("#file", file)
     page.wait(f"{error}.hidden && {ANSWERED}")
     page.run("document.querySelector('#classes').focus(); document.activeElement.select()")

@@ -158,7 +158,16 @@ def test_influence_stays_finite_when_the_answer_is_certain() -> None:
 
 # --- the bounds and the counters --------------------------------------------------------------------
 def test_hosts_that_name_this_service() -> None:
-    for good in ("localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:9", "192.168.0.7:80", "box:1"):
+    for good in (
+        "localhost",
+        "LOCALHOST:80",
+        "127.0.0.1",
+        "127.0.0.1:9",
+        "[::1]",
+        "[::1]:9",
+        "192.168.0.7:80",
+        "box:1",
+    ):
         assert known_host(good, ("box",)), good
     for bad in ("", "evil.com", "localhost.evil.com", "127.0.0.1.nip.io", "1.2.3.4.5", "boxx", "[evil]:80", "a:b:c"):
         assert not known_host(bad, ("box",)), bad

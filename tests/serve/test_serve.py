@@ -149,7 +149,9 @@ def test_influence_is_what_covering_a_square_does(service: Running, offline: Pro
     assert found["change"][2][4] == pytest.approx(odds, abs=1e-3)
 
 
-def test_files_are_turned_upright_and_laid_on_white(service: Running, offline: PromptClassifier, tmp_path: Path) -> None:
+def test_files_are_turned_upright_and_laid_on_white(
+    service: Running, offline: PromptClassifier, tmp_path: Path
+) -> None:
     """The way of a file through the service is that of a file on the disk."""
     image = Image.open(io.BytesIO(picture(5, (40, 24))))
     exif = Image.Exif()
@@ -297,7 +299,9 @@ def test_the_token_is_needed_and_compared_whole(offline: PromptClassifier) -> No
         for wrong in ("", "Bearer", "Bearer correct-hors", "Bearer correct-horsee", "Basic correct-horse",
                       "correct-horse", "Bearer \u00e9"):  # fmt: skip
             for path in ("/v1/info", "/metrics"):
-                status, answer, headers = service.ask("GET", path, headers={"Authorization": wrong.encode("latin-1").decode("latin-1")})
+                status, answer, headers = service.ask(
+                    "GET", path, headers={"Authorization": wrong.encode("latin-1").decode("latin-1")}
+                )
                 assert status == 401 and headers["www-authenticate"] == "Bearer", wrong
                 assert "correct" not in answer["error"]
         status, answer, _ = service.json({"pictures": GOOD})

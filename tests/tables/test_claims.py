@@ -136,13 +136,9 @@ def test_reported_and_measured_never_share_a_column(capsys: pytest.CaptureFixtur
     second, third = header.index("reported by others"), header.index("measured here")
     content = ledgers()["coop"]
     reported = [f"{v:.2f}" for e in content["entries"] for c in e["reported"] for v in c["values"].values()]
-    measured = [
-        f"{v:.2f}" for e in content["entries"] if e["measured"] for v in e["measured"]["values"].values()
-    ]
+    measured = [f"{v:.2f}" for e in content["entries"] if e["measured"] for v in e["measured"]["values"].values()]
     assert reported and measured
-    table = "\n".join(
-        line[second:third] for line in lines[lines.index(header) :] if not line.startswith("note")
-    )
+    table = "\n".join(line[second:third] for line in lines[lines.index(header) :] if not line.startswith("note"))
     for value in reported:
         assert re.search(rf"\b{re.escape(value)}\b", table)
     ours = "\n".join(line[third:] for line in lines)

@@ -20,9 +20,7 @@ from anprompt.experiments import records as results
 from anprompt.tables import Cell, Column, Line, Sheet
 
 
-def record(
-    dataset: str, method: str, seed: int, base: float, new: float, **noise: tuple[float, float]
-) -> dict:
+def record(dataset: str, method: str, seed: int, base: float, new: float, **noise: tuple[float, float]) -> dict:
     """The least that a table of base and new accuracy reads."""
     spec = {"protocol": "base-to-new", "dataset": dataset, "method": method, "seed": seed, "shots": 16}
     conditions = {
@@ -79,9 +77,7 @@ def test_markdown_csv_and_terminal() -> None:
     text = tables.markdown(rows, tables.markdown_note(records))
     assert "| a\\|b | m | 82.0 ± 1.4 | 40.0 ± 0.0 |" in text and "16 shots" in text
     parsed = list(csv.DictReader(io.StringIO(tables.as_csv(rows))))
-    assert float(parsed[0]["base_mean"]) == 82 and float(parsed[0]["base_std"]) == pytest.approx(
-        2**0.5, abs=1e-6
-    )
+    assert float(parsed[0]["base_mean"]) == 82 and float(parsed[0]["base_std"]) == pytest.approx(2**0.5, abs=1e-6)
     assert tables.terminal(rows, "title").row_count == 1
 
 
@@ -150,14 +146,7 @@ def test_base_to_new_by_hand() -> None:
     each = [2 * b * n / (b + n) for s in (1, 2, 3) for b, n in [(80 + s, 60 - s), (90 + s, 60 - s)]]
     assert of_h.mean == pytest.approx(sum(each) / 6)
     assert [line.name for line in main.lines[:3]] == ["zeroshot", "coop", "anprompt"]
-    for word in (
-        "tiny (weights 01234567)",
-        "16 shots",
-        "seeds 1, 2, 3",
-        "fp32",
-        "average of each",
-        "2 data sets",
-    ):
+    for word in ("tiny (weights 01234567)", "16 shots", "seeds 1, 2, 3", "fp32", "average of each", "2 data sets"):
         assert word in main.note
 
 
@@ -232,11 +221,7 @@ def test_other_circumstances_get_tables_of_their_own(path: tuple[str, str], valu
 
 
 def test_changed_settings_get_a_row_of_their_own() -> None:
-    records = [
-        base_new(80, 60),
-        base_new(10, 10, train={"epochs": 2}),
-        base_new(20, 20, settings={"rank": 1}),
-    ]
+    records = [base_new(80, 60), base_new(10, 10, train={"epochs": 2}), base_new(20, 20, settings={"rank": 1})]
     assert {name for _, name in texts(tables.sheets(records)[0])} == {"m", "m (epochs=2)", "m (rank=1)"}
 
 
@@ -266,9 +251,7 @@ def test_few_shots_by_hand() -> None:
         run({"all": entry(50 + 10 * shots + seed)}, seed=seed, dataset=dataset, protocol="few-shot", shots=shots)
         for shots in (2, 1) for seed in (1, 3) for dataset in ("a", "b") if (shots, seed, dataset) != (1, 3, "b")
     ]  # fmt: skip
-    records += [
-        run({"all": entry(40)}, method="zeroshot", dataset=d, protocol="few-shot", shots=1) for d in "ab"
-    ]
+    records += [run({"all": entry(40)}, method="zeroshot", dataset=d, protocol="few-shot", shots=1) for d in "ab"]
     main = tables.sheets(records)[0]
     assert [column.name for column in main.columns] == ["1 shot", "2 shots"]
     found = texts(main)

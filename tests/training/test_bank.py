@@ -26,7 +26,7 @@ from anprompt.data.views import Views
 from anprompt.errors import UserError
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
-from anprompt.training.feature_cache import DiskBank, MemoryBank, checksum
+from anprompt.training.feature_cache import DiskFeatureCache, MemoryFeatureCache, checksum
 from anprompt.training.loop import TrainConfig, fit
 
 NAMES = ["cat", "red panda", "fire engine"]
@@ -70,9 +70,7 @@ def trained(
     backbone: Backbone, config: TrainConfig = CONFIG, name: str = "anprompt", **options: Any
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Tensors after training, and the looks that were computed."""
-    method = build_method(
-        name, backbone, NAMES, settings=SMALL if name == "anprompt" else {}, seed=config.seed
-    )
+    method = build_method(name, backbone, NAMES, settings=SMALL if name == "anprompt" else {}, seed=config.seed)
     seen = counted(method)
     fit(method, views(config=config), config, **options)
     return {k: v.clone() for k, v in method.state_dict().items()}, seen
@@ -87,8 +85,8 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def test_training_from_the_bank_is_bit_equal(tiny_backbone: Backbone, tmp_path: Path, values: dict) -> None:
     config = TrainConfig(**{"epochs": 3, "batch_size": 2, "lr": 1e-2, "warmup_epochs": 1, **values})
     plain, _ = trained(tiny_backbone, config)
-    filled, computed = trained(tiny_backbone, config, bank=DiskBank(tmp_path))
-    again, recomputed = trained(tiny_backbone, config, bank=DiskBank(tmp_path))
+    filled, computed = trained(tiny_backbone, config, bank=DiskFeatureCache(tmp_path))
+    again, recomputed = trained(tiny_backbone, config, bank=DiskFeatureCache(tmp_path))
     assert equal(plain, filled) and computed
     assert equal(plain, again) and (values == {"views": 2} or not recomputed)
 
@@ -97,18 +95,18 @@ def test_training_from_the_bank_is_bit_equal(tiny_backbone: Backbone, tmp_path: 
 def test_every_kind_of_look_is_kept(tiny_backbone: Backbone, tmp_path: Path, name: str) -> None:
     config = TrainConfig(epochs=1, batch_size=3, seed=2)
     plain, _ = trained(tiny_backbone, config, name)
-    trained(tiny_backbone, config, name, bank=DiskBank(tmp_path))
-    again, recomputed = trained(tiny_backbone, config, name, bank=DiskBank(tmp_path))
+    trained(tiny_backbone, config, name, bank=DiskFeatureCache(tmp_path))
+    again, recomputed = trained(tiny_backbone, config, name, bank=DiskFeatureCache(tmp_path))
     assert equal(plain, again) and not recomputed
 
 
 def test_methods_of_one_first_block_share_and_others_do_not(tiny_backbone: Backbone, tmp_path: Path) -> None:
-    trained(tiny_backbone, bank=DiskBank(tmp_path))
+    trained(tiny_backbone, bank=DiskFeatureCache(tmp_path))
     more = {**SMALL, "wa_weight": 0.5, "n_tokens": 3}
     for change, shared in (({}, True), ({"first_block": 3}, False)):
         method = build_method("anprompt", tiny_backbone, NAMES, settings={**more, **change}, seed=1)
         seen = counted(method)
-        fit(method, views(), CONFIG, bank=DiskBank(tmp_path))
+        fit(method, views(), CONFIG, bank=DiskFeatureCache(tmp_path))
         assert bool(seen) != shared
 
 
@@ -120,8 +118,8 @@ def test_resume_with_the_bank_equals_an_uninterrupted_run(tiny_backbone: Backbon
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_backbone, state=tmp_path / "state", bank=DiskBank(tmp_path / "bank"), on_step=die)
-    resumed, _ = trained(tiny_backbone, state=tmp_path / "state", bank=DiskBank(tmp_path / "bank"))
+        trained(tiny_backbone, state=tmp_path / "state", bank=DiskFeatureCache(tmp_path / "bank"), on_step=die)
+    resumed, _ = trained(tiny_backbone, state=tmp_path / "state", bank=DiskFeatureCache(tmp_path / "bank"))
     assert equal(plain, resumed)
 
 
@@ -129,8 +127,8 @@ def test_rounding_to_bf16_is_small_and_halves_the_bank(tiny_backbone: Backbone, 
     sizes, results = {}, {}
     for kind in ("full", "bf16"):
         config = TrainConfig(epochs=2, batch_size=2, trunk_precision=kind)
-        results[kind], _ = trained(tiny_backbone, config, bank=DiskBank(tmp_path / kind))
-        sizes[kind] = sum(size for _, size, _ in DiskBank(tmp_path / kind).shards())
+        results[kind], _ = trained(tiny_backbone, config, bank=DiskFeatureCache(tmp_path / kind))
+        sizes[kind] = sum(size for _, size, _ in DiskFeatureCache(tmp_path / kind).shards())
     assert sizes["bf16"] < 0.6 * sizes["full"]
     assert not equal(results["full"], results["bf16"])
     torch.testing.assert_close(results["full"]["tokens"], results["bf16"]["tokens"], rtol=0, atol=2e-3)
@@ -204,8 +202,8 @@ def put(bank: Any, numbers: Sequence[int], space: dict = SPACE, width: int = 8) 
 @given(batches=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True), max_size=6))
 @settings(max_examples=25, deadline=None)
 def test_banks_give_back_what_was_put(tmp_path_factory: pytest.TempPathFactory, batches: list) -> None:
-    disk = DiskBank(tmp_path_factory.mktemp("bank"), shard_mb=1e-4)
-    for bank in (disk, MemoryBank(1)):
+    disk = DiskFeatureCache(tmp_path_factory.mktemp("bank"), shard_mb=1e-4)
+    for bank in (disk, MemoryFeatureCache(1)):
         rows = bank.open(SPACE)
         for numbers in batches:
             rows.put([key(n) for n in numbers], rows_of(numbers))
@@ -223,7 +221,7 @@ def test_banks_give_back_what_was_put(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_memory_bank_forgets_the_least_recently_used() -> None:
     row = sum(v.numel() * v.element_size() for v in rows_of([0]).values())
-    bank = MemoryBank(3 * row / 2**20)
+    bank = MemoryFeatureCache(3 * row / 2**20)
     rows = put(bank, [1, 2, 3])
     assert rows.get([key(1)]) is not None
     put(bank, [4])
@@ -231,47 +229,45 @@ def test_memory_bank_forgets_the_least_recently_used() -> None:
 
 
 def test_spaces_are_apart(tmp_path: Path) -> None:
-    for bank in (DiskBank(tmp_path), MemoryBank()):
+    for bank in (DiskFeatureCache(tmp_path), MemoryFeatureCache()):
         put(bank, [1])
         assert bank.open({**SPACE, "first_block": "4"}).get([key(1)]) is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "foreign"])
-def test_a_damaged_shard_is_computed_anew(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    put(DiskBank(tmp_path), [1, 2])
-    path = DiskBank(tmp_path).shards()[0][2]
+def test_a_damaged_shard_is_computed_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    put(DiskFeatureCache(tmp_path), [1, 2])
+    path = DiskFeatureCache(tmp_path).shards()[0][2]
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[-5] ^= 4
     elif damage == "foreign":
-        other = put(DiskBank(tmp_path / "other"), [1, 2], {"weights": "x"})
+        other = put(DiskFeatureCache(tmp_path / "other"), [1, 2], {"weights": "x"})
         content = bytearray(next(iter(other._known)).read_bytes())
     path.write_bytes({"truncate": content[:-7], "empty": b""}.get(damage, content))
-    rows = DiskBank(tmp_path).open(SPACE)
+    rows = DiskFeatureCache(tmp_path).open(SPACE)
     with caplog.at_level(logging.WARNING, "anprompt"):
         assert rows.get([key(1)]) is None and rows.get([key(2)]) is None
     lines = [r.getMessage() for r in caplog.records] or [damage]  # a broken header shows when it is opened
     assert len(lines) == 1 and not path.exists()
-    put(DiskBank(tmp_path), [1, 2])
-    assert DiskBank(tmp_path).open(SPACE).get([key(1)]) is not None
+    put(DiskFeatureCache(tmp_path), [1, 2])
+    assert DiskFeatureCache(tmp_path).open(SPACE).get([key(1)]) is not None
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    put(DiskBank(tmp_path), [1])
-    path = DiskBank(tmp_path).shards()[0][2]
+    put(DiskFeatureCache(tmp_path), [1])
+    path = DiskFeatureCache(tmp_path).shards()[0][2]
     whole = path.read_bytes()
     for position in range(0, len(whole), 7):
         broken = bytearray(whole)
         broken[position] ^= 1
         path.write_bytes(broken)
-        found = DiskBank(tmp_path).open(SPACE).get([key(1)])
+        found = DiskFeatureCache(tmp_path).open(SPACE).get([key(1)])
         assert found is None or all(torch.equal(found[k], v) for k, v in rows_of([1]).items()), position
 
 
 def write_on(folder: Path, go: Any) -> None:
-    rows = DiskBank(folder, shard_mb=0.05).open(SPACE)
+    rows = DiskFeatureCache(folder, shard_mb=0.05).open(SPACE)
     go.set()
     for number in range(10**9):
         rows.put([key(number)], rows_of([number], 2000))
@@ -288,49 +284,49 @@ def test_a_killed_writer_leaves_no_shard_that_reads_as_whole(tmp_path: Path) -> 
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    rows = DiskBank(tmp_path).open(SPACE)
+    rows = DiskFeatureCache(tmp_path).open(SPACE)
     for number in range(len(rows._index)):  # type: ignore[attr-defined]
         found = rows.get([key(number)])
         assert found is not None and torch.equal(found["trunk"], rows_of([number], 2000)["trunk"])
-    assert put(DiskBank(tmp_path), [10**6]).get([key(10**6)]) is not None
+    assert put(DiskFeatureCache(tmp_path), [10**6]).get([key(10**6)]) is not None
 
 
 def test_what_killed_writers_left_is_cleared_away(tmp_path: Path) -> None:
-    rows = put(DiskBank(tmp_path), [1])
+    rows = put(DiskFeatureCache(tmp_path), [1])
     old, new = rows.folder / ".a.safetensors.x1", rows.folder / ".b.safetensors.x2"
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (1, 1))
-    DiskBank(tmp_path).open(SPACE)
+    DiskFeatureCache(tmp_path).open(SPACE)
     assert not old.exists() and new.exists()
 
 
 def test_the_budget_evicts_the_longest_unused_and_never_what_is_in_use(tmp_path: Path) -> None:
-    put(DiskBank(tmp_path), [1], width=500)
-    size = DiskBank(tmp_path).shards()[0][1]
-    put(DiskBank(tmp_path), [2], width=500)
-    for _, _, path in DiskBank(tmp_path).shards():
+    put(DiskFeatureCache(tmp_path), [1], width=500)
+    size = DiskFeatureCache(tmp_path).shards()[0][1]
+    put(DiskFeatureCache(tmp_path), [2], width=500)
+    for _, _, path in DiskFeatureCache(tmp_path).shards():
         os.utime(path, (1, 1))
-    assert DiskBank(tmp_path).open(SPACE).get([key(1)]) is not None  # used again
-    bank = DiskBank(tmp_path, gigabytes=2.5 * size / 2**30)
+    assert DiskFeatureCache(tmp_path).open(SPACE).get([key(1)]) is not None  # used again
+    bank = DiskFeatureCache(tmp_path, gigabytes=2.5 * size / 2**30)
     put(bank, [3], width=500)
-    rows = DiskBank(tmp_path).open(SPACE)
+    rows = DiskFeatureCache(tmp_path).open(SPACE)
     assert [n for n in (1, 2, 3) if rows.has(key(n))] == [1, 3]
     rows = put(bank, [4], width=500)
     put(bank, [5], width=500)  # only 3 and 4 are left, both used by this process
     assert sum(entry[1] for entry in bank.shards()) <= bank.budget and not bank.writes
-    assert [n for n in (1, 2, 3, 4, 5) if DiskBank(tmp_path).open(SPACE).has(key(n))] == [3, 4]
+    assert [n for n in (1, 2, 3, 4, 5) if DiskFeatureCache(tmp_path).open(SPACE).has(key(n))] == [3, 4]
 
 
 def test_an_evicted_shard_is_a_miss_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = put(DiskBank(tmp_path), [1])
-    for _, _, path in DiskBank(tmp_path).shards():
+    rows = put(DiskFeatureCache(tmp_path), [1])
+    for _, _, path in DiskFeatureCache(tmp_path).shards():
         path.unlink()
     assert rows.get([key(1)]) is None and not rows.has(key(1)) and not caplog.records
 
 
 def write_forty(folder: Path) -> None:
-    rows = DiskBank(folder, shard_mb=1e-3).open(SPACE)
+    rows = DiskFeatureCache(folder, shard_mb=1e-3).open(SPACE)
     for number in range(40):
         rows.put([key(number)], rows_of([number]))
     rows.flush()
@@ -343,16 +339,16 @@ def test_two_processes_fill_one_bank(tmp_path: Path) -> None:
     for process in pair:
         process.join()
     assert [process.exitcode for process in pair] == [0, 0]
-    found = DiskBank(tmp_path).open(SPACE).get([key(n) for n in range(40)])
+    found = DiskFeatureCache(tmp_path).open(SPACE).get([key(n) for n in range(40)])
     assert found is not None and torch.equal(found["trunk"], rows_of(range(40))["trunk"])
 
 
 def test_another_process_is_seen_before_writing(tmp_path: Path) -> None:
-    first, second = DiskBank(tmp_path).open(SPACE), DiskBank(tmp_path).open(SPACE)
+    first, second = DiskFeatureCache(tmp_path).open(SPACE), DiskFeatureCache(tmp_path).open(SPACE)
     for rows in (first, second):
         rows.put([key(1)], rows_of([1]))
         rows.flush()
-    assert len(DiskBank(tmp_path).shards()) == 1 and second.get([key(1)]) is not None
+    assert len(DiskFeatureCache(tmp_path).shards()) == 1 and second.get([key(1)]) is not None
 
 
 # --- disks ----------------------------------------------------------------------------------------
@@ -366,19 +362,17 @@ def test_a_full_disk_ends_the_bank_but_not_the_training(
 
     monkeypatch.setattr(bank_module, "write_tensors", full)
     with caplog.at_level(logging.WARNING, "anprompt"):
-        found, _ = trained(tiny_backbone, bank=DiskBank(tmp_path))
+        found, _ = trained(tiny_backbone, bank=DiskFeatureCache(tmp_path))
     assert equal(plain, found)
     lines = [r.getMessage() for r in caplog.records]
     assert len(lines) == 1 and "No space left" in lines[0] and "training goes on" in lines[0]
 
 
-def test_a_folder_that_cannot_be_written_still_serves(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    put(DiskBank(tmp_path), [1])
+def test_a_folder_that_cannot_be_written_still_serves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(DiskFeatureCache(tmp_path), [1])
     (tmp_path / "lock").unlink()
     (tmp_path / "lock").mkdir()  # opening it fails, as everything does in a folder without write permission
-    rows = put(DiskBank(tmp_path), [2])
+    rows = put(DiskFeatureCache(tmp_path), [2])
     assert rows.get([key(1)]) is not None and rows.get([key(2)]) is None
     assert len(caplog.records) == 1
 
@@ -387,7 +381,7 @@ def test_a_folder_that_cannot_be_written_still_serves(
 def test_impossible_folders_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="view bank"):
-        DiskBank(f"{tmp_path}/{name}")
+        DiskFeatureCache(f"{tmp_path}/{name}")
 
 
 def test_checksums_cover_names_types_and_shapes() -> None:

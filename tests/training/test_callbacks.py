@@ -79,7 +79,9 @@ def test_events_come_in_order(tiny_backbone: Backbone) -> None:
 
 def test_callbacks_are_told_in_the_order_of_the_list(tiny_backbone: Backbone) -> None:
     pages: list[tuple[str, ...]] = []
-    fit(build(tiny_backbone), views(tiny_backbone), CONFIG, callbacks=[Diary("a", pages), ("second", Diary("b", pages))])
+    fit(
+        build(tiny_backbone), views(tiny_backbone), CONFIG, callbacks=[Diary("a", pages), ("second", Diary("b", pages))]
+    )
     assert [page[0] for page in pages[:8]] == ["a", "b"] * 4
     assert {page[1] for page in pages} == set(EVENTS)
 

@@ -46,9 +46,7 @@ class BrokenViews(FakeViews):
         return super().train_batch(indices, epoch) * torch.nan
 
 
-def train(
-    name: str, backbone: Backbone, config: TrainConfig = CONFIG, **more: Any
-) -> tuple[Method, TrainLog]:
+def train(name: str, backbone: Backbone, config: TrainConfig = CONFIG, **more: Any) -> tuple[Method, TrainLog]:
     method = build_method(name, backbone, NAMES, settings=SMALL.get(name), seed=1)
     views = FakeViews(backbone.dims.image_size, COUNT)
 
@@ -110,7 +108,9 @@ def refusals(team: Team, backbone: Backbone) -> list[str]:
             views.fingerprint = f"fake {team.rank}"
         if kind == "nan":
             views = (
-                BrokenViews(backbone.dims.image_size, COUNT) if team.rank else FakeViews(backbone.dims.image_size, COUNT)
+                BrokenViews(backbone.dims.image_size, COUNT)
+                if team.rank
+                else FakeViews(backbone.dims.image_size, COUNT)
             )
         try:
             fit(method, views, config, team=team)
@@ -237,9 +237,7 @@ def test_resume_reads_the_first_process_state(results: Any) -> None:
 
 
 def test_evaluation_in_shares_equals_the_whole(results: Any, tiny_backbone: Backbone) -> None:
-    whole = evaluate(
-        Classifier(train("anprompt", tiny_backbone)[0]), FakeViews(tiny_backbone.dims.image_size, COUNT)
-    )
+    whole = evaluate(Classifier(train("anprompt", tiny_backbone)[0]), FakeViews(tiny_backbone.dims.image_size, COUNT))
     assert torch.equal(results[0][0]["predictions"], whole.predictions)
     torch.testing.assert_close(results[0][0]["confidences"], whole.confidences, rtol=1e-4, atol=1e-5)
 
@@ -256,17 +254,13 @@ def test_what_cannot_be_done_is_one_line_in_all_processes(results: Any) -> None:
 @pytest.mark.parametrize("how", ["dies", "hangs"])
 def test_one_lost_process_stops_the_others(how: str, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "how").write_text(how)
-    processes = start(
-        module("lost", tmp_path, tiny_folder), 2, ANPROMPT_RANK_TIMEOUT="3" if how == "hangs" else "300"
-    )
+    processes = start(module("lost", tmp_path, tiny_folder), 2, ANPROMPT_RANK_TIMEOUT="3" if how == "hangs" else "300")
     try:
         assert processes[0].wait(300) == 7, processes[0].communicate()[1]
     finally:
         for process in processes:
             process.kill()
-    assert "another process of this run ended, or did not answer" in json.loads(
-        (tmp_path / "0.json").read_text()
-    )
+    assert "another process of this run ended, or did not answer" in json.loads((tmp_path / "0.json").read_text())
 
 
 class Alone:

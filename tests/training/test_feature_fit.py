@@ -10,10 +10,10 @@ import torch
 
 from anprompt.commands.main import main
 from anprompt.data.sources import open_dataset
-from anprompt.experiments import Lab, RunSpec, run_protocol
+from anprompt.experiments import ExperimentContext, RunSpec, run_protocol
 from anprompt.tables import sheets, to_markdown
 from anprompt.testing.toys import tiny_image_folder
-from anprompt.training.feature_cache import MemoryBank
+from anprompt.training.feature_cache import MemoryFeatureCache
 from anprompt.training.job import plan, run
 
 
@@ -23,7 +23,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_cache_changes_nothing(photos: Path, tiny_backbone) -> None:
-    bank, found = MemoryBank(), []
+    bank, found = MemoryFeatureCache(), []
     for kept in (None, bank, bank):
         job = plan(open_dataset(str(photos)), tiny_backbone, method="linear-probe", shots=4, seed=1)
         found.append(run(job, bank=kept).method.state_dict())
@@ -35,7 +35,17 @@ def test_fit_saves_what_it_chose_and_eval_opens_it(
     photos: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "adapter"
-    command = ["fit", "--data", str(photos), "--backbone", str(tiny_folder), "--method", "linear-probe", "--out", str(out)]
+    command = [
+        "fit",
+        "--data",
+        str(photos),
+        "--backbone",
+        str(tiny_folder),
+        "--method",
+        "linear-probe",
+        "--out",
+        str(out),
+    ]
     assert main([*command, "--shots", "4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"C", "cv_accuracy", "views"} <= set(told["epochs"][0]) and told["trained_parameters"] > 0
@@ -49,13 +59,13 @@ def test_fit_saves_what_it_chose_and_eval_opens_it(
 
 
 def test_new_classes_of_base_to_new_are_zero_shot_s(photos: Path, tiny_folder: Path) -> None:
-    lab, new, records = Lab(), {}, []
+    context, new, records = ExperimentContext(), {}, []
     for method in ("linear-probe", "tip-adapter", "zeroshot"):
         spec = RunSpec(
             str(photos), method, shots=2, backbone=str(tiny_folder),
             conditions=("text:typo:2",) if method == "linear-probe" else (),
         )  # fmt: skip
-        record = run_protocol(spec, lab)
+        record = run_protocol(spec, context)
         new[method] = record["metrics"]["new"]["predicted"]
         if method == "linear-probe":
             disturbed = record["metrics"]["conditions"]["text:typo:2"]["base"]

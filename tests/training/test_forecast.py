@@ -17,7 +17,7 @@ import anprompt.training.loop as loop
 from anprompt.backbones import Backbone
 from anprompt.commands.main import main
 from anprompt.data.sources import open_dataset
-from anprompt.training.feature_cache import DiskBank
+from anprompt.training.feature_cache import DiskFeatureCache
 from anprompt.training.forecast import Forecast, duration, forecast, in_words, process_age
 from anprompt.training.job import Job, plan, run
 
@@ -108,17 +108,15 @@ def test_steps_that_find_their_views_in_the_bank(
 
     monkeypatch.setattr(type(tiny_backbone), "embed_image", embed)
     asked = job(tiny_backbone, photo_folder)
-    found = forecast(asked, DiskBank(tmp_path), clock)
+    found = forecast(asked, DiskFeatureCache(tmp_path), clock)
     assert found.cached == 0 and found.step_s == pytest.approx(1.5) and found.cached_s == pytest.approx(1.0)
-    run(job(tiny_backbone, photo_folder, epochs=4), bank=DiskBank(tmp_path))
-    assert forecast(asked, DiskBank(tmp_path), clock).cached == 4 * 2
+    run(job(tiny_backbone, photo_folder, epochs=4), bank=DiskFeatureCache(tmp_path))
+    assert forecast(asked, DiskFeatureCache(tmp_path), clock).cached == 4 * 2
     pool = job(tiny_backbone, photo_folder, views=2)  # an epoch's views come again within the run
-    assert forecast(pool, DiskBank(tmp_path / "pool"), clock).cached == 4 * 2
+    assert forecast(pool, DiskFeatureCache(tmp_path / "pool"), clock).cached == 4 * 2
 
 
-def test_command(
-    tiny_folder: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_command(tiny_folder: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     asked = ["fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--shots", "2", "--epochs", "1",
              "--out", str(tmp_path / "out"), "--dry-run"]  # fmt: skip
     assert main(asked) == 0

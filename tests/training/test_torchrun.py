@@ -19,17 +19,11 @@ def torchrun(
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **more}
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     return subprocess.run(
-        [sys.executable, *words, *program, *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, *words, *program, *arguments], env=env, capture_output=True, text=True, timeout=120
     )
 
 
-def test_fit_under_torchrun_writes_the_adapter_once(
-    tiny_folder: Path, photo_folder: Path, tmp_path: Path
-) -> None:
+def test_fit_under_torchrun_writes_the_adapter_once(tiny_folder: Path, photo_folder: Path, tmp_path: Path) -> None:
     """The adapter of two processes is that of one, and one of them speaks."""
     asked = [
         "fit", "--data", str(photo_folder), "--backbone", str(tiny_folder), "--method", "maple", "--shots", "2",
@@ -74,9 +68,7 @@ sys.exit(main())
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them")
-def test_no_thread_of_the_group_outlives_the_command(
-    tiny_folder: Path, photo_folder: Path, tmp_path: Path
-) -> None:
+def test_no_thread_of_the_group_outlives_the_command(tiny_folder: Path, photo_folder: Path, tmp_path: Path) -> None:
     """One that did could abort the process while Python ends, after the work was done."""
     (script := tmp_path / "threads.py").write_text(THREADS)
     asked = [
@@ -90,9 +82,7 @@ def test_no_thread_of_the_group_outlives_the_command(
 
 
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
-    done = torchrun(
-        ["fit", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a"), "--device", "cpu"]
-    )
+    done = torchrun(["fit", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a"), "--device", "cpu"])
     assert done.returncode != 0
     assert sum(line.startswith("anprompt: ") for line in done.stderr.splitlines()) == 1, done.stderr
 

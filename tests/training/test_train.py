@@ -148,9 +148,7 @@ def test_nan_names_the_part_and_keeps_the_last_epoch(tiny_backbone: Backbone, tm
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_precisions_and_optimisers(
-    tiny_backbone: Backbone, tmp_path: Path, precision: str, optimizer: str
-) -> None:
+def test_precisions_and_optimisers(tiny_backbone: Backbone, tmp_path: Path, precision: str, optimizer: str) -> None:
     method = build(tiny_backbone)
     config = TrainConfig(epochs=2, batch_size=3, precision=precision, optimizer=optimizer)
     log = fit(method, FakeViews(tiny_backbone.dims.image_size), config, state=tmp_path)
@@ -191,9 +189,7 @@ def test_bad_recipes_are_refused(values: dict) -> None:
 class Tampered:
     """A method whose loss, or the gradient of one tensor, is spoilt from one step on."""
 
-    def __init__(
-        self, method: Method, *, part: str = "", tensor: str = "", step: int = 0, until: int = 10**9
-    ) -> None:
+    def __init__(self, method: Method, *, part: str = "", tensor: str = "", step: int = 0, until: int = 10**9) -> None:
         self.part, self.step, self.until, self.now = part, step, until, -1
         self.real = method.loss
         method.loss = self  # type: ignore[assignment]
@@ -331,9 +327,7 @@ def test_the_fused_optimiser_equals_the_plain_one(tiny_backbone: Backbone) -> No
         made = make_optimizer(method, config)
         assert made.defaults["fused"]
         if plain:
-            made = torch.optim.AdamW(
-                method.parameters(), config.lr, weight_decay=config.weight_decay, fused=False
-            )
+            made = torch.optim.AdamW(method.parameters(), config.lr, weight_decay=config.weight_decay, fused=False)
         generator = torch.Generator().manual_seed(0)
         for _ in range(8):
             for parameter in method.parameters():

@@ -12,7 +12,7 @@ from torch import Tensor
 from anprompt.backbones import Backbone
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
-from anprompt.training.feature_cache import DiskBank, MemoryBank
+from anprompt.training.feature_cache import DiskFeatureCache, MemoryFeatureCache
 from anprompt.training.loop import NonFiniteLoss, Run, TrainConfig, fit, fit_many
 from tests.training.test_bank import NAMES, SMALL, counted, equal, views
 
@@ -28,11 +28,7 @@ def make(backbone: Backbone, config: TrainConfig, name: str = "anprompt", **chan
 def alone(run: Run) -> dict[str, Tensor]:
     """What a fresh copy of this run gives by itself."""
     method = build_method(
-        run.method.name,
-        run.method.backbone,
-        NAMES,
-        settings=run.method.config.to_dict(),
-        seed=run.config.seed,
+        run.method.name, run.method.backbone, NAMES, settings=run.method.config.to_dict(), seed=run.config.seed
     )
     fit(method, run.views, run.config)
     return dict(method.state_dict())
@@ -68,9 +64,7 @@ def test_settings_of_one_seed_equal_separate_runs_bit_for_bit(tiny_backbone: Bac
 
 
 def test_different_methods_share_where_they_look_alike(tiny_backbone: Backbone) -> None:
-    runs = watched(
-        [make(tiny_backbone, CONFIG), make(tiny_backbone, CONFIG, "maple"), make(tiny_backbone, CONFIG)]
-    )
+    runs = watched([make(tiny_backbone, CONFIG), make(tiny_backbone, CONFIG, "maple"), make(tiny_backbone, CONFIG)])
     fit_many(runs)
     assert looks(runs) == 2 * 12
     for run in runs:
@@ -115,7 +109,7 @@ def test_seeds_without_common_views_share_nothing_and_stay_right(tiny_backbone: 
 
 def test_a_bank_too_small_costs_looks_and_nothing_else(tiny_backbone: Backbone) -> None:
     runs = watched([make(tiny_backbone, CONFIG) for _ in range(2)])
-    fit_many(runs, MemoryBank(0.001))
+    fit_many(runs, MemoryFeatureCache(0.001))
     assert looks(runs) == 24
     assert equal(dict(runs[0].method.state_dict()), alone(runs[0]))
 
@@ -123,7 +117,7 @@ def test_a_bank_too_small_costs_looks_and_nothing_else(tiny_backbone: Backbone) 
 def test_runs_share_a_bank_on_disk(tiny_backbone: Backbone, tmp_path: Path) -> None:
     for expected in (12, 0):
         runs = watched([make(tiny_backbone, CONFIG), make(tiny_backbone, change(CONFIG, lr=1e-3))])
-        fit_many(runs, DiskBank(tmp_path))
+        fit_many(runs, DiskFeatureCache(tmp_path))
         assert looks(runs) == expected
         assert equal(dict(runs[1].method.state_dict()), alone(runs[1]))
 

@@ -24,7 +24,7 @@ from anprompt.errors import UserError
 from anprompt.experiments import silent
 from anprompt.experiments.runners import Engine, execute
 from anprompt.experiments.sweep import plan
-from anprompt.training.feature_cache import DiskBank
+from anprompt.training.feature_cache import DiskFeatureCache
 from anprompt.utils.locks import LOCK, OWNER, SWEEPS, Busy, hold, hold_runs, owner_of
 
 Out = pytest.CaptureFixture[str]
@@ -61,7 +61,10 @@ def line(capsys: Out) -> str:
 # --- the lock -------------------------------------------------------------------------------------
 def test_the_second_is_told_who_holds_it_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     with another(tmp_path / "out") as process:
-        with pytest.raises(Busy, match=WHO.format(process.pid) + "; do this") as caught, hold(tmp_path / "out", "do this"):
+        with (
+            pytest.raises(Busy, match=WHO.format(process.pid) + "; do this") as caught,
+            hold(tmp_path / "out", "do this"),
+        ):
             pass
         assert str(caught.value).isprintable()
         process.send_signal(signal.SIGKILL)
@@ -215,7 +218,10 @@ def test_sweeps_of_other_runs_share_a_folder_and_of_the_same_do_not(tmp_path: Pa
     with another(tmp_path, "a.json", "b.json") as process:
         with hold_runs(tmp_path, ["c.json"]), hold_runs(tmp_path, ["d.json"]):
             assert len(list((tmp_path / SWEEPS).glob("[!.]*"))) == 3
-        with pytest.raises(Busy, match="1 of the 2 runs .*" + WHO.format(process.pid)), hold_runs(tmp_path, ["c.json", "b.json"]):
+        with (
+            pytest.raises(Busy, match="1 of the 2 runs .*" + WHO.format(process.pid)),
+            hold_runs(tmp_path, ["c.json", "b.json"]),
+        ):
             pass
         with hold_runs(tmp_path, []):  # everything is done already
             pass
@@ -242,7 +248,7 @@ def test_bench_twice(tmp_path: Path, capsys: Out) -> None:
 # --- banks ----------------------------------------------------------------------------------------
 def test_a_bank_that_is_never_free_is_told_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anprompt.training.feature_cache._PATIENCE_S", 0.1)
-    bank = DiskBank(tmp_path)
+    bank = DiskFeatureCache(tmp_path)
     with FileLock(tmp_path / "lock"), pytest.raises(UserError, match="has held"), bank.lock():
         pass
     with bank.lock():

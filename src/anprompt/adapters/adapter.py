@@ -149,9 +149,7 @@ def check_place(folder: str | Path, *, overwrite: bool = False) -> None:
             )
 
 
-def same_request(
-    folder: str | Path, method: Method, train: MethodConfig | None, record: Mapping[str, Any]
-) -> bool:
+def same_request(folder: str | Path, method: Method, train: MethodConfig | None, record: Mapping[str, Any]) -> bool:
     """Whether the adapter in a folder was asked for in the same way: method, settings, seed, classes and data."""
 
     made, kept = json.loads(json.dumps(adapter_config(method, train, record))), read_config(folder)
@@ -249,9 +247,7 @@ def _portable(backbone_id: str) -> str:
 def card(config: Mapping[str, Any], name: str) -> str:
     """The README.md of an adapter."""
     names = config["classnames"]
-    shown = ", ".join(_plain(n) for n in names[:50]) + (
-        f", ... ({len(names) - 50} more)" if len(names) > 50 else ""
-    )
+    shown = ", ".join(_plain(n) for n in names[:50]) + (f", ... ({len(names) - 50} more)" if len(names) > 50 else "")
     backbone = config["backbone"]
     lines = [
         f"# {_plain(name) or 'adapter'}",
@@ -320,11 +316,7 @@ def _written_by(config: Mapping[str, Any]) -> str:
 
 
 def load_adapter(
-    folder: str | Path,
-    *,
-    backbone: Backbone | None = None,
-    device: str | torch.device = "cpu",
-    dtype: str = "float32",
+    folder: str | Path, *, backbone: Backbone | None = None, device: str | torch.device = "cpu", dtype: str = "float32"
 ) -> Method:
     """Open an adapter on its backbone.
 
@@ -415,9 +407,7 @@ def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone, elements
         raise UserError(f"Adapter {str(folder)!r}: {error}") from error
     except (RuntimeError, MemoryError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         # sizes or types no sound config has
-        raise UserError(
-            f"Adapter {str(folder)!r}: its settings can't be used ({first_line(error)})."
-        ) from error
+        raise UserError(f"Adapter {str(folder)!r}: its settings can't be used ({first_line(error)}).") from error
     method.preset = config["preset"]
     return method
 

@@ -99,7 +99,9 @@ def check_sizes(folder: Path, settings: Mapping[str, Any], elements: int) -> Non
         scale = key == "logit_scale" and value
         least, most = _SCALES if scale else (-_LARGEST_FLOAT, _LARGEST_FLOAT)
         if isinstance(value, (int, float) if scale else float) and not least <= value <= most:
-            raise UserError(f"Adapter {str(folder)!r}: the setting {key!r} = {value!r} is not a number that can train anything.")
+            raise UserError(
+                f"Adapter {str(folder)!r}: the setting {key!r} = {value!r} is not a number that can train anything."
+            )
         if isinstance(value, int) and abs(value) > max(elements, _LARGEST_SETTING):
             raise UserError(f"Adapter {str(folder)!r}: the setting {key!r} = {value} does not fit its tensors.")
 
@@ -156,9 +158,7 @@ def check_shapes(path: Path, found: Shapes, expected: Shapes) -> None:
         if key not in found:
             raise UserError(f"{str(path)!r} lacks the tensor {key!r}; the adapter is incomplete.")
         if found[key] != shape:
-            raise UserError(
-                f"{str(path)!r}: tensor {key!r} has shape {list(found[key])}, expected {list(shape)}."
-            )
+            raise UserError(f"{str(path)!r}: tensor {key!r} has shape {list(found[key])}, expected {list(shape)}.")
     extra = sorted(set(found) - set(expected))
     if extra:
         raise UserError(f"{str(path)!r} holds a tensor {extra[0][:80]!r} that its method does not have.")
@@ -185,9 +185,7 @@ def check_numbers(path: Path, key: str, value: Tensor) -> Tensor:
             processors may or may not take them for 0.
     """
     if not torch.isfinite(value).all():
-        raise UserError(
-            f"{str(path)!r}: tensor {key!r} holds NaN or Inf; use an earlier adapter or train again."
-        )
+        raise UserError(f"{str(path)!r}: tensor {key!r} holds NaN or Inf; use an earlier adapter or train again.")
     largest = float(value.abs().max()) if value.numel() else 0.0
     if largest > LARGEST_VALUE or 0 < largest < _SMALLEST_NORMAL:
         raise UserError(

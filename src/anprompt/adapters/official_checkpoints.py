@@ -82,9 +82,7 @@ def _mmrl(keys: Collection[str]) -> NameMap:
 def _mmrlpp(keys: Collection[str]) -> NameMap:
     def aligner(ours: str, side: str) -> NameMap:
         residual = {"up": "A", "down": "B", "bias": "bias"}
-        lists = {
-            f"{ours}.{k}": _numbered(f"{_R}srra_{side}.srra.{{}}.{v}", keys) for k, v in residual.items()
-        }
+        lists = {f"{ours}.{k}": _numbered(f"{_R}srra_{side}.srra.{{}}.{v}", keys) for k, v in residual.items()}
         return {f"{ours}.weight": [f"{_R}srra_{side}.weight"], **lists}
 
     return {

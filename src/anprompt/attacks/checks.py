@@ -73,7 +73,5 @@ def _growing(left: Mapping[ThreatModel, float]) -> list[str]:
         ordered: Sequence[ThreatModel] = sorted(group, key=lambda threat: threat.eps)
         for smaller, larger in itertools.pairwise(ordered):
             if left[larger] > left[smaller] + TOLERANCE:
-                found.append(
-                    f"{larger.title} leaves more at {larger.size} than at {smaller.size}: the attack fails."
-                )
+                found.append(f"{larger.title} leaves more at {larger.size} than at {smaller.size}: the attack fails.")
     return found

@@ -27,9 +27,7 @@ log.addHandler(logging.NullHandler())
 def check_library() -> None:
     """`UserError` unless the extra is installed."""
     if importlib.util.find_spec("pyautoattack") is None:
-        raise UserError(
-            "APGD, Square and AutoAttack need the extra 'attack': pip install 'anprompt[attack]'."
-        )
+        raise UserError("APGD, Square and AutoAttack need the extra 'attack': pip install 'anprompt[attack]'.")
 
 
 def stages(threat: ThreatModel, count: int) -> tuple[str, ...]:
@@ -45,12 +43,7 @@ def stages(threat: ThreatModel, count: int) -> tuple[str, ...]:
 
 
 def run_stage(
-    stage: str,
-    model: Callable[[Tensor], Tensor],
-    pixels: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    count: int,
+    stage: str, model: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor, threat: ThreatModel, count: int
 ) -> Tensor:
     """One of the library's attacks on images that are answered rightly.
 
@@ -71,9 +64,7 @@ def run_stage(
         return _built(stage, model, threat, count, pixels.device).perturb(pixels, labels).detach()
 
 
-def _built(
-    stage: str, model: Callable[[Tensor], Tensor], threat: ThreatModel, count: int, device: torch.device
-) -> Any:
+def _built(stage: str, model: Callable[[Tensor], Tensor], threat: ThreatModel, count: int, device: torch.device) -> Any:
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
     from pyautoattack.fab_pt import FABAttack_PT
     from pyautoattack.square import SquareAttack

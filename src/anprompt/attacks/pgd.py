@@ -39,9 +39,7 @@ class Ball:
     def start(self, centre: Tensor, keys: Sequence[str], seed: int) -> Tensor:
         """Random images in the ball, uniform per pixel (linf) or of uniform direction and radius (l2)."""
         draws = [torch.Generator().manual_seed(stable_seed("attack", seed, key) >> 1) for key in keys]
-        noise = torch.stack([torch.rand(centre.shape[1:], generator=g) * 2 - 1 for g in draws]).to(
-            centre.device
-        )
+        noise = torch.stack([torch.rand(centre.shape[1:], generator=g) * 2 - 1 for g in draws]).to(centre.device)
         if self.norm == "linf":
             return (centre + self.eps * noise).clamp_(0, 1)
         radius = torch.stack([torch.rand((), generator=g) for g in draws]).to(centre.device).view(-1, 1, 1, 1)

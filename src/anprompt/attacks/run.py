@@ -100,9 +100,7 @@ def _transfer(
     ball, places = Ball(threat.norm, threat.eps), torch.arange(len(pixels), device=pixels.device)
     for restart in range(threat.restarts):
         start = ball.start(pixels, keys, stable_seed(threat.seed, restart))
-        made = climb(
-            lambda now, at: margin(surrogate(now), labels[at]), pixels, ball, threat.steps, threat.step, start
-        )
+        made = climb(lambda now, at: margin(surrogate(now), labels[at]), pixels, ball, threat.steps, threat.step, start)
         with torch.no_grad():
             found.take(places, made, model(made), labels)
     return found

@@ -104,16 +104,12 @@ class ThreatModel:
             if not 1 <= getattr(self, key) <= most:
                 raise UserError(f"An attack needs 1 to {most:,} {key}, not {getattr(self, key)}.")
         if not 0 <= self.step_size <= max(1.0, self.eps):
-            raise UserError(
-                f"step_size must be 0 (by the rule) or positive and at most 1, not {self.step_size:g}."
-            )
+            raise UserError(f"step_size must be 0 (by the rule) or positive and at most 1, not {self.step_size:g}.")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"The seed of an attack must be 0 to {2**31 - 1:,}, not {self.seed}.")
 
     def __str__(self) -> str:
-        extra = (f":step={self.step_size!r}" if self.step_size else "") + (
-            f":seed={self.seed}" if self.seed else ""
-        )
+        extra = (f":step={self.step_size!r}" if self.step_size else "") + (f":seed={self.seed}" if self.seed else "")
         return f"{self.attack}:{self.norm}:{shown(self.eps)}:{self.steps}x{self.restarts}{extra}"
 
     @classmethod
@@ -172,9 +168,7 @@ class ThreatModel:
     def check_classes(self, count: int) -> None:
         """`UserError` where the attack is not defined for so few classes."""
         if count < 2:
-            raise UserError(
-                "With one class there is nothing to take it for; an attack needs at least two classes."
-            )
+            raise UserError("With one class there is nothing to take it for; an attack needs at least two classes.")
         if self.loss == "dlr" and count < 3:
             raise UserError(
                 f"{self.attack} needs three classes (DLR divides by the third); take pgd-margin or apgd-ce."

@@ -162,9 +162,7 @@ class Backbone(nn.Module, ABC):
         return self.embed_words(ids) + self.text_positions(ids.shape[1])
 
     @abstractmethod
-    def run_text(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_text(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         """Blocks `first`..`last` (None: to the end) on `x`, [n, L, D_t] -> [n, L', D_t]; `hook` sees what enters each."""
 
     @abstractmethod
@@ -181,9 +179,7 @@ class Backbone(nn.Module, ABC):
         """The norm between the embeddings and block 1, [B, N, D_v] -> the same (identity where a model has none)."""
 
     @abstractmethod
-    def run_image(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_image(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         """Blocks `first`..`last` (None: to the end) on `x`, [B, N, D_v] -> [B, N', D_v]; `hook` sees what enters each."""
 
     @abstractmethod

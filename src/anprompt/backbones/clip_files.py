@@ -30,7 +30,10 @@ _TEXT = {**_BLOCKS, "vocab_size": 49408, "hidden_size": 512, "intermediate_size"
 _VISION = {**_BLOCKS, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_channels": 3,
            "image_size": 224, "patch_size": 32}  # fmt: skip
 _TENSORS_PER_BLOCK = 16
-_BUFFERS = {"text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"}  # of older files; 0, 1, 2, ...
+_BUFFERS = {
+    "text_model.embeddings.position_ids",
+    "vision_model.embeddings.position_ids",
+}  # of older files; 0, 1, 2, ...
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -83,9 +83,7 @@ def _by_clip(model: Mapping[str, Any]) -> Any:
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import BPE
 
-    merges: list[Any] = [
-        tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]
-    ]
+    merges: list[Any] = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     made = Tokenizer(
         BPE(vocab=model["vocab"], merges=merges, continuing_subword_prefix="", end_of_word_suffix="</w>",
             fuse_unk=False, unk_token=_END)

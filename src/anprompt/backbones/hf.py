@@ -45,9 +45,7 @@ def weight_hash(model: nn.Module) -> str:
 def _refuse_wrong_activation(spec: str, config: Any) -> None:
     text, vision = config.text_config.hidden_act, config.vision_config.hidden_act
     if text != vision:
-        raise UserError(
-            f"Backbone {spec!r}: text uses {text!r} but vision uses {vision!r}; fix its config.json."
-        )
+        raise UserError(f"Backbone {spec!r}: text uses {text!r} but vision uses {vision!r}; fix its config.json.")
     if "openai/clip-vit" in spec and text != "quick_gelu":
         raise UserError(
             f"Backbone {spec!r}: config says activation {text!r}, but these weights were trained with "
@@ -95,9 +93,7 @@ def hub_kind(spec: str) -> str:
     """
     folder = Path(spec)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(
-            f"Backbone folder {spec!r} has no config.json; point at a folder saved in hub format."
-        )
+        raise UserError(f"Backbone folder {spec!r} has no config.json; point at a folder saved in hub format.")
     files = model_folder(spec)
     if files is not None and (read_object(files / "config.json") or {}).get("model_type") == "clip":
         return "clip"
@@ -148,9 +144,7 @@ def _by_transformers(spec: str, kind: str) -> tuple[Any, Any, dict]:
     tokenizer = _checked(spec, _tokenizer(spec), model)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise UserError(
-            f"Backbone {spec!r} lacks {len(missing)} weights, e.g. {missing[0]!r}: its file is incomplete."
-        )
+        raise UserError(f"Backbone {spec!r} lacks {len(missing)} weights, e.g. {missing[0]!r}: its file is incomplete.")
     return model, tokenizer, _picture_settings(spec)
 
 
@@ -308,9 +302,7 @@ class HFClip(HubModel):
         length = max(len(row) for row in ids)
         padded = [row + [row[-1]] * (length - len(row)) for row in ids]
         eot = [len(row) - 1 for row in ids]
-        return Tokens(
-            torch.tensor(padded, device=self.device), torch.tensor(eot, dtype=torch.long, device=self.device)
-        )
+        return Tokens(torch.tensor(padded, device=self.device), torch.tensor(eot, dtype=torch.long, device=self.device))
 
     def embed_words(self, ids: Tensor) -> Tensor:
         return self.model.text_model.embeddings.token_embedding(ids)
@@ -318,9 +310,7 @@ class HFClip(HubModel):
     def text_positions(self, length: int) -> Tensor:
         return self.model.text_model.embeddings.position_embedding.weight[:length]
 
-    def run_text(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_text(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         layers = self.model.text_model.encoder.layers
         for block in range(first, (last if last is not None else len(layers)) + 1):
             x = layers[block - 1](hook(block, x), attention_mask=None, is_causal=True)
@@ -337,9 +327,7 @@ class HFClip(HubModel):
     def pre_norm(self, x: Tensor) -> Tensor:
         return self.model.vision_model.pre_layrnorm(x)
 
-    def run_image(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_image(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         layers = self.model.vision_model.encoder.layers
         for block in range(first, (last if last is not None else len(layers)) + 1):
             x = layers[block - 1](hook(block, x), attention_mask=None)

@@ -208,9 +208,7 @@ class OpenClip(Backbone):
     def text_positions(self, length: int) -> Tensor:
         return self._text.positional_embedding[:length]
 
-    def run_text(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_text(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         blocks, mask = self._text.transformer.resblocks, None
         for block in range(first, (last if last is not None else len(blocks)) + 1):
             x = hook(block, x)
@@ -236,9 +234,7 @@ class OpenClip(Backbone):
     def pre_norm(self, x: Tensor) -> Tensor:
         return self._visual.ln_pre(x)
 
-    def run_image(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_image(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         blocks = self._visual.transformer.resblocks
         for block in range(first, (last if last is not None else len(blocks)) + 1):
             x = blocks[block - 1](hook(block, x))

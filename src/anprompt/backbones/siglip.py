@@ -44,9 +44,7 @@ class HFSiglip(HubModel):
     def _setup(self, model: Any, picture: dict, name: str, dtype: torch.dtype) -> None:
         text, vision = model.config.text_config, model.config.vision_config
         if not vision.vision_use_head:
-            raise UserError(
-                f"Backbone {name!r} has no pooling head, so there is no image feature to compare."
-            )
+            raise UserError(f"Backbone {name!r} has no pooling head, so there is no image feature to compare.")
         if text.projection_size != vision.hidden_size:
             raise UserError(
                 f"Backbone {name!r}: text features have {text.projection_size} channels but image features "
@@ -91,9 +89,7 @@ class HFSiglip(HubModel):
         weight = self.model.text_model.embeddings.position_embedding.weight
         return _place(weight[None, : length - 1])[0]
 
-    def run_text(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_text(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         layers = self.model.text_model.encoder.layers
         for block in range(first, (last if last is not None else len(layers)) + 1):
             x = hook(block, x)
@@ -111,9 +107,7 @@ class HFSiglip(HubModel):
     def pre_norm(self, x: Tensor) -> Tensor:
         return x
 
-    def run_image(
-        self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook
-    ) -> Tensor:
+    def run_image(self, x: Tensor, first: int = 1, last: int | None = None, hook: Hook = identity_hook) -> Tensor:
         layers = self.model.vision_model.encoder.layers
         for block in range(first, (last if last is not None else len(layers)) + 1):
             x = hook(block, x)

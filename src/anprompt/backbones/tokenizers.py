@@ -9,7 +9,14 @@ from typing import Any
 from anprompt.errors import UserError
 
 # Files of which each is a whole vocabulary; a folder without any gets an empty one from the library.
-VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 _WORDS = ("cat", "dog", "sun", "red", "big", "house", "river", "7")  # told apart by any vocabulary of a language
 
 

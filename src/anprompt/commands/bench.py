@@ -11,7 +11,7 @@ from anprompt.commands._shared.common import add_names
 from anprompt.commands._shared.engine_options import add_engine_options, engine_of
 from anprompt.commands._shared.parser import add_bank, one_of, renamed, setting, shots, whole
 from anprompt.commands._shared.terminal import console, print_json, say
-from anprompt.commands.progress import LiveSweep
+from anprompt.commands.progress import SweepProgress
 from anprompt.errors import UserError, choices
 from anprompt.evaluation.conditions import QUICK, all_conditions, described
 from anprompt.experiments import PROTOCOLS
@@ -22,7 +22,7 @@ from anprompt.utils.files import check_folder
 from anprompt.utils.storage import Place, check, place_of, shown
 
 if TYPE_CHECKING:
-    from anprompt.experiments import Lab, Pairs, RunSpec
+    from anprompt.experiments import ExperimentContext, Pairs, RunSpec
     from anprompt.experiments.estimate import Estimate
 
 AUTOCAST = ("fp32", "bf16", "fp16")  # as in `anprompt.prompting.compute`, which imports torch
@@ -49,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", help="folder that relative paths and coop: data sets start from")
     parser.add_argument("--methods", default="zeroshot,anprompt", help="presets (default: %(default)s)")
     parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
-    parser.add_argument(
-        "--shots", metavar="N,N,...|all", help="pictures per class (default: 16; few-shot: 1,2,4,8,16)"
-    )
+    parser.add_argument("--shots", metavar="N,N,...|all", help="pictures per class (default: 16; few-shot: 1,2,4,8,16)")
     parser.add_argument("--backbone", default="embedded", help="embedded, a folder, or a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument(
@@ -60,10 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     renamed(parser, "--precision", "--autocast")
     parser.add_argument(
-        "--jobs",
-        type=whole(1),
-        metavar="N",
-        help="runs at a time (default: one a core with the embedded model)",
+        "--jobs", type=whole(1), metavar="N", help="runs at a time (default: one a core with the embedded model)"
     )
     parser.add_argument("--descriptions", default="", help="JSON file {class: [sentences]}")
     add_names(parser)
@@ -96,14 +91,14 @@ def run(args: argparse.Namespace) -> int:
     runs = place_of(args.runs)
     engine = engine_of(args)
     if args.dry_run:
-        from anprompt.experiments import Lab
+        from anprompt.experiments import ExperimentContext
         from anprompt.experiments.runners.local import default_jobs
 
         jobs = args.jobs or default_jobs(args.backbone, args.device)
-        return dry_run(specs, runs, Lab(args.device), jobs, plain=args.json)
+        return dry_run(specs, runs, ExperimentContext(args.device), jobs, plain=args.json)
     check(runs) if isinstance(runs, str) else check_folder(runs)
     check_tables(runs, args.overwrite)
-    with LiveSweep(specs, console(stderr=args.json), title=args.protocol) as live:
+    with SweepProgress(specs, console(stderr=args.json), title=args.protocol) as live:
         records = execute(engine, specs, runs, live)
     if args.json:
         print_json(as_json(records, runs, args.overwrite))
@@ -125,8 +120,7 @@ def as_json(records: Sequence[Record], runs: Place, overwrite: bool = False) -> 
 def figures(sheet: Sheet, line: Line) -> dict[str, Any]:
     """A line of a table by column: the unrounded figure, or the text where it is none."""
     cells = {
-        column.name: cell.text if cell.mean is None else cell.mean
-        for column, cell in zip(sheet.columns, line.cells)
+        column.name: cell.text if cell.mean is None else cell.mean for column, cell in zip(sheet.columns, line.cells)
     }
     return {"group": line.group, "name": line.name, **cells}
 
@@ -140,11 +134,13 @@ def show(records: Sequence[Record], runs: Place, overwrite: bool = False) -> Non
     say(f"Records and tables: {runs}/ ({names})")
 
 
-def dry_run(specs: Sequence[RunSpec], runs: Place, lab: Lab, jobs: int, *, plain: bool = False) -> int:
+def dry_run(
+    specs: Sequence[RunSpec], runs: Place, context: ExperimentContext, jobs: int, *, plain: bool = False
+) -> int:
     """List the runs: which are done, and what the others will take."""
     from anprompt.experiments.estimate import estimate
 
-    found = estimate(specs, runs, lab)
+    found = estimate(specs, runs, context)
     if plain:
         print_json([planned(one) for one in found])
         return 0
@@ -194,7 +190,9 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
     specs: list[RunSpec] = []
     for dataset in (several := data_sets(args.data)):
         if args.names and len(several) > 1:
-            raise UserError(f"--names holds the names of one data set, and --data names {len(several)}; bench them apart.")
+            raise UserError(
+                f"--names holds the names of one data set, and --data names {len(several)}; bench them apart."
+            )
         known = bool(args.descriptions) or dataset.startswith("embedded:")
         for number in all_shots(args.shots, args.protocol):
             specs += plan(

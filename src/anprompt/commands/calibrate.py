@@ -53,7 +53,15 @@ def run(args: argparse.Namespace) -> int:
     found = calibrate(method, data, part=args.split, temperature=not args.no_temperature, accept=args.accept)
     save_calibration(args.adapter, found)
     if args.json:
-        print_json({"adapter": args.adapter, "data": data.name, "split": args.split, **found.to_dict(), "doubts": list(found.doubts)})
+        print_json(
+            {
+                "adapter": args.adapter,
+                "data": data.name,
+                "split": args.split,
+                **found.to_dict(),
+                "doubts": list(found.doubts),
+            }
+        )
         return 0
     say(
         f"temperature {found.temperature:.3f}: calibration error {percent(found.ece[0])} -> {percent(found.ece[1])} "

@@ -12,9 +12,7 @@ from anprompt.commands._shared.terminal import console, print_json, safe, say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `claims`."""
     parser.add_argument("method", nargs="?", metavar="METHOD", help="one method (default: all)")
-    parser.add_argument(
-        "--json", action="store_true", help="print the ledger as JSON, with notes and ablations"
-    )
+    parser.add_argument("--json", action="store_true", help="print the ledger as JSON, with notes and ablations")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,9 +40,7 @@ def _print(content: Mapping[str, Any]) -> None:
     for name in ("what", "reported by others", "measured here"):
         made.add_column(name, overflow="fold")
     for entry in content["entries"]:
-        made.add_row(
-            *(Text("\n".join(map(safe, cell))) for cell in (_what(entry), _reported(entry), _measured(entry)))
-        )
+        made.add_row(*(Text("\n".join(map(safe, cell))) for cell in (_what(entry), _reported(entry), _measured(entry))))
     console().print(made)
     for note in content.get("notes", []):
         say(f"note: {note}")

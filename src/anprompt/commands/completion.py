@@ -100,9 +100,7 @@ complete -F _anprompt anprompt
 def bash(entries: list[Entry]) -> str:
     """The script for bash 4 and later."""
     values = [f'        "{key}") words="{" ".join(words)}" ;;' for key, words in _values(entries)]
-    options = [
-        f'            {e.name}) words="{" ".join(n for o in e.options for n in o.names)}" ;;' for e in entries
-    ]
+    options = [f'            {e.name}) words="{" ".join(n for o in e.options for n in o.names)}" ;;' for e in entries]
     return _BASH.format(
         commands=" ".join(e.name for e in entries), values="\n".join(values), options="\n".join(options)
     )
@@ -175,13 +173,7 @@ def fish(entries: list[Entry]) -> str:
             lines.append(f"{here} -a {_fish_text(' '.join(e.words))}")
         for option in e.options:
             names = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in option.names)
-            value = (
-                f" -x -a {_fish_text(' '.join(option.words))}"
-                if option.words
-                else " -r"
-                if option.takes
-                else ""
-            )
+            value = f" -x -a {_fish_text(' '.join(option.words))}" if option.words else " -r" if option.takes else ""
             lines.append(f"{here} {names}{value} -d {_fish_text(option.help)}")
     return "\n".join(lines) + "\n"
 

@@ -30,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone", required=True, metavar="NAME",
         help="the CLIP it was trained on, in hub format: a folder or a hub id",
     )  # fmt: skip
-    parser.add_argument(
-        "--method", metavar="NAME", help="refuse a file of another method (default: as found)"
-    )
+    parser.add_argument("--method", metavar="NAME", help="refuse a file of another method (default: as found)")
     parser.add_argument("--out", default="adapter", metavar="DIR", help="where the adapter goes")
     parser.add_argument(
         "--template", default="a photo of a {}.", metavar="TEXT",
@@ -66,15 +64,11 @@ def run(args: argparse.Namespace) -> int:
     state = read_state(args.file)
     found = method_of(state, args.file)
     if args.method not in (None, found):
-        raise UserError(
-            f"{args.file} holds prompts of {found!r}, not of {args.method!r}; leave --method out."
-        )
+        raise UserError(f"{args.file} holds prompts of {found!r}, not of {args.method!r}; leave --method out.")
     check_class_count(state, len(names), args.file)
     # The backbone last: every other slip shows before a large model is loaded.
     backbone = load_backbone(args.backbone)
-    method = from_state(
-        state, backbone, names, template=args.template, settings=dict(args.settings), path=args.file
-    )
+    method = from_state(state, backbone, names, template=args.template, settings=dict(args.settings), path=args.file)
     save_adapter(out, method, record={"converted from": Path(args.file).name}, overwrite=args.overwrite)
     _report(args, out, method)
     return 0

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder or table of yours is read; "
         "prepare: put a download where it belongs",
     )  # fmt: skip
-    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets, folders or tables (check: default all classic ones)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="data sets, folders or tables (check: default all classic ones)"
+    )
     add_layout(parser)
     parser.add_argument("--root", metavar="DIR", help="the folder that holds the classic data sets")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -16,23 +16,13 @@ from anprompt.commands._shared.parser import whole
 from anprompt.commands._shared.terminal import console, print_json, say
 from anprompt.commands.bench import words
 from anprompt.commands.fit import check_out
-from anprompt.commands.progress import LiveSweep
+from anprompt.commands.progress import SweepProgress
 from anprompt.errors import choices
 from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.records import Record
 from anprompt.report import NEXT, check_report, write_report
 from anprompt.report.gallery import Case, Gallery, check_gallery, choose, gallery_png
-from anprompt.tables import (
-    CLEAN,
-    MARK,
-    MEAN_H,
-    Row,
-    base_new_rows,
-    condition_rows,
-    markdown,
-    markdown_note,
-    terminal,
-)
+from anprompt.tables import CLEAN, MARK, MEAN_H, Row, base_new_rows, condition_rows, markdown, markdown_note, terminal
 from anprompt.utils.files import check_output, write_text
 from anprompt.utils.locks import hold
 
@@ -51,13 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sets", default=",".join(SETS), help="embedded data sets (default: %(default)s)")
     parser.add_argument("--out", default="demo-report", help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=whole(0), default=1, help="default: %(default)s")
-    parser.add_argument(
-        "--shots", type=whole(1), default=16, help="pictures per class (default: %(default)s)"
-    )
+    parser.add_argument("--shots", type=whole(1), default=16, help="pictures per class (default: %(default)s)")
     parser.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: one a core)")
-    parser.add_argument(
-        "--quick", action="store_true", help="one data set, 4 shots, 2 epochs: a look in seconds"
-    )
+    parser.add_argument("--quick", action="store_true", help="one data set, 4 shots, 2 epochs: a look in seconds")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out that are not of anprompt")
     parser.add_argument("--json", action="store_true", help="print what was written, with the figures, as JSON")
 
@@ -76,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     )
     check_outputs(out, args.overwrite)
     jobs = args.jobs or default_jobs("embedded")
-    with hold(out, "wait until it has finished, or choose another --out folder"), LiveSweep(specs, screen) as live:
+    with hold(out, "wait until it has finished, or choose another --out folder"), SweepProgress(specs, screen) as live:
         records = run_parallel(specs, out / "runs", jobs=jobs, observe=live)
     rows = [row for row in base_new_rows(records) if row.dataset != MEAN_H]
     screen.print(terminal(rows, "Accuracy in percent"))
@@ -166,11 +152,11 @@ def in_turn(shown: Sequence[Gallery], count: int) -> list[Case]:
 
 def galleries(records: Sequence[Record], specs: Sequence[RunSpec], seed: int) -> list[Gallery]:
     """A gallery per data set."""
-    from anprompt.experiments import Lab
+    from anprompt.experiments import ExperimentContext
 
-    lab, found = Lab(), []
+    context, found = ExperimentContext(), []
     for dataset in dict.fromkeys(spec.dataset for spec in specs):
         own = [record for record in records if record["spec"]["dataset"] == dataset]
-        opened = lab.dataset(next(spec for spec in specs if spec.dataset == dataset))
+        opened = context.dataset(next(spec for spec in specs if spec.dataset == dataset))
         found.append(choose(own, opened, seed=seed))
     return found

@@ -40,12 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fit: learn from normal images; predict: scores, verdicts and maps of images; eval: figures on a data set; "
         "threshold: choose one at a rate of false alarms",
     )  # fmt: skip
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the detector's folder; predict: then images, or folders")
     parser.add_argument(
-        "--data", metavar="SPEC", help="a folder of normal images, of MVTec's, VisA's or BTAD's layout, or embedded:boards"
+        "names", nargs="*", metavar="NAME", help="the detector's folder; predict: then images, or folders"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="SPEC",
+        help="a folder of normal images, of MVTec's, VisA's or BTAD's layout, or embedded:boards",
     )
     parser.add_argument("--category", metavar="NAME", help="one of a folder's categories (eval: default all)")
-    parser.add_argument("--backbone", metavar="NAME", help="embedded, a folder or a hub id (default: embedded, or as fitted)")
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="embedded, a folder or a hub id (default: embedded, or as fitted)"
+    )
     add_device(parser, "precision of the frozen weights (default: fp32)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     fit = parser.add_argument_group("fit")
@@ -59,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="any setting of the method; may be given again")  # fmt: skip
     fit.add_argument("--out", metavar="DIR", help="where the detector goes (default: detector)")
     fit.add_argument("--overwrite", action="store_true", help="replace a detector, or files, that are there")
-    fit.add_argument("--false-alarms", type=share, metavar="SHARE", help="of normal images, e.g. 0.02 (fit: default 0.05)")
+    fit.add_argument(
+        "--false-alarms", type=share, metavar="SHARE", help="of normal images, e.g. 0.02 (fit: default 0.05)"
+    )
     predict = parser.add_argument_group("predict and eval")
     predict.add_argument("--csv", metavar="FILE", help="write one line an image")
     predict.add_argument("--maps", metavar="DIR", help="write an overlay with heat map and contour for every image")
@@ -86,7 +94,9 @@ def _fit(args: argparse.Namespace) -> int:
     from anprompt.utils.locks import hold
 
     if args.names:
-        raise UserError(f"'detect fit' takes no names ({args.names[0]!r}); give images with --data, and a folder with --out.")
+        raise UserError(
+            f"'detect fit' takes no names ({args.names[0]!r}); give images with --data, and a folder with --out."
+        )
     out = Path(args.out or "detector")
     store.check_place(out, overwrite=args.overwrite)
     category = open_category(_data(args), args.category)
@@ -111,7 +121,9 @@ def _fit(args: argparse.Namespace) -> int:
         kept = detector.threshold_.to_dict() if detector.threshold_ else None
         print_json({"detector": str(out), "images": detector.images_, "tiles": detector.tiles_, "threshold": kept})
         return 0
-    say(f"{out}: learned from {detector.images_} normal images in {seconds:.0f} s, {detector.tiles_} windows along the shorter side")
+    say(
+        f"{out}: learned from {detector.images_} normal images in {seconds:.0f} s, {detector.tiles_} windows along the shorter side"
+    )
     _say_threshold(detector)
     return 0
 
@@ -126,7 +138,9 @@ def _tiles(text: str | None) -> int | str:
 
 def _say_threshold(detector: AnomalyDetector) -> None:
     if detector.threshold_ is None:
-        say("no threshold: no normal image was held out; choose one with 'anprompt detect threshold DETECTOR --data normal/'")
+        say(
+            "no threshold: no normal image was held out; choose one with 'anprompt detect threshold DETECTOR --data normal/'"
+        )
         return
     first, *rest = detector.threshold_.lines()
     say(first)
@@ -227,7 +241,11 @@ def _print_rows(args: argparse.Namespace, detector: AnomalyDetector, rows: list[
         return
     answered = [row for row in rows if "score" in row]
     words = {True: "anomalous", False: "normal", None: "-"}
-    table(("image", "score", "verdict"), [(r["image"], f"{r['score']:.4f}", words[r["anomalous"]]) for r in answered], right=(1,))
+    table(
+        ("image", "score", "verdict"),
+        [(r["image"], f"{r['score']:.4f}", words[r["anomalous"]]) for r in answered],
+        right=(1,),
+    )
     if detector.threshold_ is None:
         note_line("no threshold was chosen, so there is no verdict; see 'anprompt detect threshold'")
     else:
@@ -248,7 +266,9 @@ def _eval(args: argparse.Namespace) -> int:
     found: dict[str, dict[str, Figures]] = {}
     for name, category in categories.items():
         with _progress(args) as update:
-            result = examine(category, lambda image, _: detector.scored_image(image), learned=detector.learned_, progress=update)
+            result = examine(
+                category, lambda image, _: detector.scored_image(image), learned=detector.learned_, progress=update
+            )
         for line in (*category.notes, *result.skipped):
             note_line(line)
         found[name] = result.by_kind()

@@ -5,14 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from anprompt.commands._shared.common import (
-    ZEROSHOT,
-    add_adapter,
-    add_data,
-    add_device,
-    add_names,
-    open_method,
-)
+from anprompt.commands._shared.common import ZEROSHOT, add_adapter, add_data, add_device, add_names, open_method
 from anprompt.commands._shared.parser import one_of
 from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, say, table
 from anprompt.commands._shared.together import together
@@ -129,7 +122,11 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
             **({"per_class": metrics.per_class} if args.per_class else {}),
         })  # fmt: skip
         return 0
-    where = f"{data.name}, " + ("all images" if split == "all" else f"{split} split") + (f", {args.domain}" if args.domain else "")
+    where = (
+        f"{data.name}, "
+        + ("all images" if split == "all" else f"{split} split")
+        + (f", {args.domain}" if args.domain else "")
+    )
     say(f"accuracy {percent(metrics.accuracy)}, calibration error {percent(ece)}")
     say(
         f"{method.preset or method.name} on {where}: {len(metrics.labels)} pictures, {len(data.classnames)} "

@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|trained|unseen", help="auto: 'trained' where all classes were trained on",
     )  # fmt: skip
     parser.add_argument("--opset", type=whole(1), default=18, metavar="N", help="ONNX operator set (default: 18)")
-    parser.add_argument(
-        "--no-check", action="store_true", help="skip the comparison with the adapter's own answers"
-    )
+    parser.add_argument("--no-check", action="store_true", help="skip the comparison with the adapter's own answers")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -46,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     size, worst = facts["bytes"] / 1e6, facts["largest_difference"]
     checked = f"checked: differs by at most {max(worst.values()):.0e}" if worst else "not checked"
-    say(f"{done.path}: {facts['preset']}, {len(facts['classes'])} classes, {facts['head']} head, {size:.1f} MB, {checked}")
+    say(
+        f"{done.path}: {facts['preset']}, {len(facts['classes'])} classes, {facts['head']} head, {size:.1f} MB, {checked}"
+    )
     if not args.quiet:
         say(f"next: python examples/onnx_predict.py {done.path} PICTURE (class names: {done.facts_path})")
     return 0

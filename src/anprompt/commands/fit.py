@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anprompt.evaluation.evaluate import Metrics
     from anprompt.prompting.process_group import Team
     from anprompt.training.callbacks import Callback
-    from anprompt.training.feature_cache import ViewBank
+    from anprompt.training.feature_cache import FeatureCache
     from anprompt.training.job import Job, Tuned
 
 STATE = ".state"
@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fit`."""
     add_data(parser, "which half of the classes to train on (default: all)")
     add_names(parser)
-    parser.add_argument(
-        "--backbone", default="embedded", metavar="NAME", help="embedded, a folder or a hub id"
-    )
+    parser.add_argument("--backbone", default="embedded", metavar="NAME", help="embedded, a folder or a hub id")
     parser.add_argument("--method", default="anprompt", metavar="NAME", help="see 'anprompt methods'")
     parser.add_argument(
         "--recipe", default="base-to-new", metavar="PROTOCOL",
@@ -74,7 +72,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.sources import open_dataset
     from anprompt.methods import check_template
     from anprompt.prompting.process_group import on_first
-    from anprompt.training.feature_cache import DiskBank
+    from anprompt.training.feature_cache import DiskFeatureCache
     from anprompt.training.settings import split_settings
     from anprompt.training.tensorboard import require_tensorboard
     from anprompt.utils.locks import hold
@@ -93,7 +91,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         say_reading(args, dataset)
     backbone = load_backbone(args.backbone, device=device)
     job = _plan(args, dataset, backbone, settings, train)
-    bank = None if args.bank == "off" else DiskBank(args.bank, args.bank_gb)
+    bank = None if args.bank == "off" else DiskFeatureCache(args.bank, args.bank_gb)
     if args.estimate:
         if team:
             raise UserError("--dry-run measures one process; ask for it without torchrun.")
@@ -101,7 +99,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     if _is_finished(args, out, job, team):
         return 0
     with contextlib.ExitStack() as held:  # by the first process, for all of them
-        on_first(team, lambda: held.enter_context(hold(out, "wait until it has finished, or choose another --out folder")))
+        on_first(
+            team, lambda: held.enter_context(hold(out, "wait until it has finished, or choose another --out folder"))
+        )
         if _is_finished(args, out, job, team):  # by another process, between the first look and the lock
             return 0
         on_first(team, lambda: _keep_state(out / STATE, job, overwrite=args.overwrite))
@@ -122,9 +122,7 @@ def _is_finished(args: argparse.Namespace, out: Path, job: Job, team: Team | Non
     return True
 
 
-def _train(
-    args: argparse.Namespace, dataset: Dataset, job: Job, bank: ViewBank | None, team: Team | None
-) -> None:
+def _train(args: argparse.Namespace, dataset: Dataset, job: Job, bank: FeatureCache | None, team: Team | None) -> None:
     """Train, test, save, tell."""
     from anprompt.adapters import parameters
     from anprompt.adapters.adapter import save_adapter
@@ -250,7 +248,7 @@ def _announce(args: argparse.Namespace, job: Job, team: Team | None = None) -> N
         say(line)
 
 
-def _estimate(args: argparse.Namespace, job: Job, bank: ViewBank | None) -> int:
+def _estimate(args: argparse.Namespace, job: Job, bank: FeatureCache | None) -> int:
     from anprompt.training.forecast import forecast, in_words
 
     _announce(args, job)

@@ -52,7 +52,17 @@ COMMANDS: dict[str, Command] = {
     "completion": Command("anprompt.commands.completion", "a script that completes commands in bash, zsh or fish"),
 }
 
-_READING = ("fit", "eval", "predict", "calibrate", "bench", "data", "serve", "report", "detect")  # commands that read images
+_READING = (
+    "fit",
+    "eval",
+    "predict",
+    "calibrate",
+    "bench",
+    "data",
+    "serve",
+    "report",
+    "detect",
+)  # commands that read images
 
 _USAGE = """usage: anprompt COMMAND [OPTION ...]
 

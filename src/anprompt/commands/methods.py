@@ -18,9 +18,7 @@ _CLASSES = ("cat", "dog")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `methods`."""
-    parser.add_argument(
-        "preset", nargs="?", metavar="NAME", help="one preset in full, with the source of every value"
-    )
+    parser.add_argument("preset", nargs="?", metavar="NAME", help="one preset in full, with the source of every value")
     parser.add_argument(
         "--backbone", default="embedded", metavar="NAME",
         help="where trained parameters are counted: embedded, a folder or a hub id (default: embedded)",

@@ -31,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="say so where the best class is less probable than the threshold of 'anprompt calibrate --accept'",
     )  # fmt: skip
     parser.add_argument(
-        "--threshold",
-        type=share,
-        metavar="SHARE",
-        help="the same with a threshold of your own, for any classes",
+        "--threshold", type=share, metavar="SHARE", help="the same with a threshold of your own, for any classes"
     )
     parser.add_argument("--top", type=whole(1), default=3, metavar="N", help="answers per picture")
     add_device(parser, "precision of the frozen weights (default: fp32)")
@@ -60,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
         for start in range(0, len(paths), BATCH):
             found, failed = _predict(classifier, called, paths[start : start + BATCH], args.top)
             if least is not None:
-                found = [
-                    {**answer, "none_of_these": answer["top"][0]["probability"] < least} for answer in found
-                ]
+                found = [{**answer, "none_of_these": answer["top"][0]["probability"] < least} for answer in found]
             answers += found
             skipped += failed
             update(min(start + BATCH, len(paths)), len(paths))
@@ -84,9 +79,7 @@ def _threshold(args: argparse.Namespace, classifier: Classifier) -> float | None
     from anprompt.classifier import trained_threshold
 
     if args.adapter == ZEROSHOT:
-        raise UserError(
-            "zeroshot has no threshold for --none-of-these; give one of your own with --threshold."
-        )
+        raise UserError("zeroshot has no threshold for --none-of-these; give one of your own with --threshold.")
     return trained_threshold(of_adapter(args.adapter), classifier)
 
 
@@ -186,10 +179,7 @@ def _predict(
     answers = [
         {
             "picture": str(path),
-            "top": [
-                {**called[label], "probability": round(value, 6)}
-                for label, value in zip(row_labels, row_values)
-            ],
+            "top": [{**called[label], "probability": round(value, 6)} for label, value in zip(row_labels, row_values)],
         }
         for path, row_labels, row_values in zip(read, labels.tolist(), values.tolist())
     ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN = 24
 
 
-class LiveSweep:
+class SweepProgress:
     """An observer for `run_all`, to be used as a context manager."""
 
     def __init__(self, specs: Sequence[RunSpec], console: Console, title: str = "") -> None:
@@ -35,7 +35,7 @@ class LiveSweep:
             get_renderable=self.table, console=console, refresh_per_second=4, auto_refresh=console.is_terminal
         )
 
-    def __enter__(self) -> LiveSweep:
+    def __enter__(self) -> SweepProgress:
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -53,9 +53,7 @@ class LiveSweep:
             words = [*self._names(event.spec), "failed:", event.text]
             self.console.print("  ".join(words), highlight=False, markup=False)
         elif not self.console.is_terminal and event.record is not None:
-            self.console.print(
-                self._line(event.spec, event.kind, event.record), highlight=False, markup=False
-            )
+            self.console.print(self._line(event.spec, event.kind, event.record), highlight=False, markup=False)
 
     def _line(self, spec: RunSpec, kind: str, record: Record) -> str:
         how = "was there" if kind == "skip" else f"{self._seconds(spec):.0f} s"

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `anprompt report`."""
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders or URLs of run records")
-    parser.add_argument("--html", metavar="FILE", help="the page to write (default: RUNS/report.html; report.html for a URL)")
+    parser.add_argument(
+        "--html", metavar="FILE", help="the page to write (default: RUNS/report.html; report.html for a URL)"
+    )
     parser.add_argument("--root", metavar="DIR", help="where relative paths and coop: data sets start from")
     parser.add_argument("--no-pictures", action="store_true", help="no test pictures; data is not opened")
     parser.add_argument("--seed", type=int, default=1, help="which pictures are drawn (default: %(default)s)")

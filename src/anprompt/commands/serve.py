@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--allow-host", action="append", default=[], metavar="NAME",
                      help="a DNS name the service is reached by; may be repeated")  # fmt: skip
     bounds = parser.add_argument_group("bounds")
-    bounds.add_argument("--max-body", type=up_to(MOST_MB), default=10, metavar="MB", help="largest request (default: 10)")
+    bounds.add_argument(
+        "--max-body", type=up_to(MOST_MB), default=10, metavar="MB", help="largest request (default: 10)"
+    )
     bounds.add_argument("--max-classes", type=whole(2, 100_000), default=500, metavar="N",
                         help="most class names in a request (default: 500)")  # fmt: skip
     bounds.add_argument("--batch", type=whole(1, 4096), default=32, metavar="N",
@@ -45,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="milliseconds to wait for a batch to fill (default: 0: batches form while one runs)")  # fmt: skip
     bounds.add_argument("--queue", type=whole(64, 100_000), default=512, metavar="N",
                         help="most pictures waiting (default: 512)")  # fmt: skip
-    bounds.add_argument("--timeout", type=up_to(MOST_SECONDS), default=30, metavar="S", help="time for a request (default: 30)")
+    bounds.add_argument(
+        "--timeout", type=up_to(MOST_SECONDS), default=30, metavar="S", help="time for a request (default: 30)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,7 +107,9 @@ def read_token(token: str | None, no_token: bool, host: str) -> str | None:
         try:
             token = read_text(Path(token[1:]), largest=4096).strip()
         except (OSError, ValueError) as error:
-            raise UserError(f"--token: can't read {token[1:]!r} ({getattr(error, 'strerror', None) or first_line(error)}).") from None
+            raise UserError(
+                f"--token: can't read {token[1:]!r} ({getattr(error, 'strerror', None) or first_line(error)})."
+            ) from None
     if len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token:
         raise UserError("--token must have at least 8 letters, digits or signs, without spaces.")
     return token

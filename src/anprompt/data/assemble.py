@@ -128,7 +128,5 @@ def _require_classes(
     why = f" The first of {len(out)} files left out: {out[0]}" if out else ""
     if usable:
         (name,) = usable
-        raise UserError(
-            f"{shown(source)} has pictures of one class only ({name!r}); at least two are needed.{why}"
-        )
+        raise UserError(f"{shown(source)} has pictures of one class only ({name!r}); at least two are needed.{why}")
     raise UserError(f"{shown(source)} holds no usable pictures.{why}")

@@ -11,9 +11,7 @@ from anprompt.data.types import Dataset
 from anprompt.errors import UserError
 
 
-def candidates(
-    dataset: Dataset, trained: Sequence[str], which: str = "auto"
-) -> tuple[Dataset, list[str]]:
+def candidates(dataset: Dataset, trained: Sequence[str], which: str = "auto") -> tuple[Dataset, list[str]]:
     """The data set with the classes that answers are chosen from, and what to tell of it, one line each.
 
     Args:
@@ -33,7 +31,9 @@ def candidates(
     if others and which == "auto":
         if not held:
             return dataset, []
-        near = nearest(others[0], [n for n in trained if class_key(n) not in {class_key(c) for c in dataset.classnames}])
+        near = nearest(
+            others[0], [n for n in trained if class_key(n) not in {class_key(c) for c in dataset.classnames}]
+        )
         return dataset, [
             f"{len(others)} of {len(dataset.classnames)} classes were not trained on, the first: {others[0]!r}"
             + (f" (did you mean {near!r}?)" if near else "")

@@ -105,9 +105,7 @@ def _first(groups: Sequence[Sequence[Row]], *, by_class: bool) -> str:
     """The first pair that differs in class or in part, with what it differs in."""
     group = groups[0]
     (part, item), *others = group
-    other_part, other = next(
-        row for row in others if (row[1].label != item.label if by_class else row[0] != part)
-    )
+    other_part, other = next(row for row in others if (row[1].label != item.label if by_class else row[0] != part))
     words = (item.classname, other.classname) if by_class else (part, other_part)
     return f"the first: {shown(item.path)} ({words[0]}) and {shown(other.path)} ({words[1]})"
 

@@ -32,11 +32,7 @@ def centre_view(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def random_crop(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = RATIO,
+    rng: np.random.Generator, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float] = RATIO
 ) -> tuple[int, int, int, int]:
     """A random crop as the field defines it: top, left, height, width.
 

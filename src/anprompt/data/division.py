@@ -39,9 +39,7 @@ _COPY_NAMES = (
 _NUMBERED = re.compile(r"^(?P<stem>.+?) ?\(\d+\)$")  # a second download, or just the n-th of a numbered series
 
 
-def divide(
-    items: Iterable[Item], *, val: float = VAL_SHARE, test: float = TEST_SHARE
-) -> dict[str, list[Item]]:
+def divide(items: Iterable[Item], *, val: float = VAL_SHARE, test: float = TEST_SHARE) -> dict[str, list[Item]]:
     """Divides data that has no official split: about 50 % train, 20 % val, 30 % test of every class.
 
     A class with one image trains on it, with two it tests on one, with three or more it has all parts that
@@ -90,7 +88,9 @@ def _parts_of(places: Sequence[float], val: float, test: float) -> list[str]:
             validated = [tested.pop()]
         elif len(trained) >= 2:
             validated = [trained.pop(0)]
-    part = {level: name for name, chosen in (("test", tested), ("val", validated), ("train", trained)) for level in chosen}
+    part = {
+        level: name for name, chosen in (("test", tested), ("val", validated), ("train", trained)) for level in chosen
+    }
     return [part[place] for place in places]
 
 

@@ -40,8 +40,19 @@ def manifest() -> dict[str, Any]:
     return json.loads((_assets() / "pictures" / "manifest.json").read_text(encoding="utf-8"))
 
 
-EMBEDDED_SETS: tuple[str, ...] = ("animals", "wildlife", "garden", "food", "transport", "places", "clothing", "play",
-                                  "tools", "faces", "sky")
+EMBEDDED_SETS: tuple[str, ...] = (
+    "animals",
+    "wildlife",
+    "garden",
+    "food",
+    "transport",
+    "places",
+    "clothing",
+    "play",
+    "tools",
+    "faces",
+    "sky",
+)
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
@@ -59,14 +70,25 @@ def embedded_dataset(name: str) -> Dataset:
 
     def items(split: str, split_styles: list[str]) -> tuple[Item, ...]:
         count = manifest()["per_style"][split]
-        return tuple(Item(f"embedded:{name}/{row['name']}/{style}/{split}/{number:04d}", label, row["name"], style)
-                     for label, row in enumerate(rows) for style in split_styles for number in range(count))
+        return tuple(
+            Item(f"embedded:{name}/{row['name']}/{style}/{split}/{number:04d}", label, row["name"], style)
+            for label, row in enumerate(rows)
+            for style in split_styles
+            for number in range(count)
+        )
 
-    return Dataset(name=name, classnames=tuple(row["name"] for row in rows), train=items("train", trained),
-                   val=items("val", trained), test=items("test", list(styles)), read=read_embedded,
-                   describe=lambda: embedded_descriptions(name),
-                   template=manifest()["template"], licence=LICENCE, citation="Unicode emoji drawn by " + ", ".join(
-                       f"{row['author']} ({style})" for style, row in styles.items()))
+    return Dataset(
+        name=name,
+        classnames=tuple(row["name"] for row in rows),
+        train=items("train", trained),
+        val=items("val", trained),
+        test=items("test", list(styles)),
+        read=read_embedded,
+        describe=lambda: embedded_descriptions(name),
+        template=manifest()["template"],
+        licence=LICENCE,
+        citation="Unicode emoji drawn by " + ", ".join(f"{row['author']} ({style})" for style, row in styles.items()),
+    )
 
 
 def embedded_descriptions(name: str) -> dict[str, list[str]]:
@@ -138,14 +160,16 @@ def read_embedded(item: Item) -> Image.Image:
     return Image.fromarray((_light(picture, rng) * 255 + 0.5).astype(np.uint8), "RGB")
 
 
-def _place(drawing: Image.Image, side: int, rng: np.random.Generator, scales: tuple[float, float],
-           outward: float) -> np.ndarray:
+def _place(
+    drawing: Image.Image, side: int, rng: np.random.Generator, scales: tuple[float, float], outward: float
+) -> np.ndarray:
     """The drawing scaled, turned and shifted on an empty canvas, as float RGBA [side, side, 4]."""
     scale = scales[0] + (scales[1] - scales[0]) * rng.random()
     width = max(8, round(side * scale * (0.92 + 0.16 * rng.random())))
     height = max(8, round(side * scale * (0.92 + 0.16 * rng.random())))
     turned = drawing.resize((width, height), Image.Resampling.BILINEAR).rotate(
-        (rng.random() + rng.random() - 1) * 30, Image.Resampling.BILINEAR, expand=True)
+        (rng.random() + rng.random() - 1) * 30, Image.Resampling.BILINEAR, expand=True
+    )
     room = max(0.04 * side, (side - max(width, height)) / 2) + outward * side
     shift = (2 * rng.random(2) - 1) * room
     if outward:  # clutter sits at the margin

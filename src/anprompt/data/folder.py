@@ -10,9 +10,7 @@ from anprompt.data.layout import recognise
 from anprompt.data.types import Dataset
 
 
-def folder_dataset(
-    root: Path, *, layout: str = "auto", known: Iterable[str] = (), least_classes: int = 2
-) -> Dataset:
+def folder_dataset(root: Path, *, layout: str = "auto", known: Iterable[str] = (), least_classes: int = 2) -> Dataset:
     """Reads a folder in one of the layouts that `layout.recognise` knows.
 
     Images in folders below a class folder count for the class. Hidden and system files are passed over;

@@ -283,7 +283,9 @@ def _levels(source: Any, name: str) -> np.ndarray:
     """An array, or a tensor [3, H, W] turned into one; torch is not imported for it."""
     if callable(getattr(source, "detach", None)) and callable(getattr(source, "permute", None)):
         if source.ndim != 3 or source.shape[0] != 3 or not source.numel():
-            raise UserError(f"{name}: a tensor must be [3, height, width], not {list(source.shape)}; permute(2, 0, 1) may help.")
+            raise UserError(
+                f"{name}: a tensor must be [3, height, width], not {list(source.shape)}; permute(2, 0, 1) may help."
+            )
         if not source.is_floating_point() and str(source.dtype) != "torch.uint8":
             kind = str(source.dtype).removeprefix("torch.")
             raise UserError(f"{name}: a tensor must be of uint8 or floating point, not {kind}.")

@@ -42,7 +42,11 @@ def pictures(X: Any) -> Iterator[Picture]:
         yield from picture_files(X)
         return
     alone = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
-    if isinstance(X, alone) or callable(getattr(X, "read", None)) or (isinstance(X, (np.ndarray, Tensor)) and X.ndim == 3):
+    if (
+        isinstance(X, alone)
+        or callable(getattr(X, "read", None))
+        or (isinstance(X, (np.ndarray, Tensor)) and X.ndim == 3)
+    ):
         yield X
         return
     if getattr(X, "ndim", 1) == 2 and not isinstance(X, Tensor):
@@ -51,7 +55,9 @@ def pictures(X: Any) -> Iterator[Picture]:
         raise UserError(f"Pictures must be a list of paths, images or arrays, not {type(X).__name__!r}.")
     for row, picture in enumerate(X):
         if _no_picture(picture):
-            raise UserError(f"Row {row} holds no image, but {str(picture)[:40]!r} ({type(picture).__name__}); leave it out.")
+            raise UserError(
+                f"Row {row} holds no image, but {str(picture)[:40]!r} ({type(picture).__name__}); leave it out."
+            )
         yield picture
 
 
@@ -181,9 +187,7 @@ def labelled(
     labels, index = np.unique(y, return_inverse=True)
     raw = labels.tolist()
     if len(raw) == 1:
-        raise UserError(
-            f"Training needs at least two classes, but all {len(y)} pictures are of 1 class, {raw[0]!r}."
-        )
+        raise UserError(f"Training needs at least two classes, but all {len(y)} pictures are of 1 class, {raw[0]!r}.")
     given = check_classnames(map(str, raw) if names is None else names_for(raw, names))
     items = [
         Item(os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"#{number}", int(label), given[label])

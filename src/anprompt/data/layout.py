@@ -62,9 +62,7 @@ class _Reader(PartReader):
                 pass
             elif layout == "parts":
                 names = ", ".join(folder.name for folder in node.folders[:NAMED]) or "no folders"
-                raise UserError(
-                    f"{shown(node.path)} has no part folders such as train, val and test, but {names}."
-                )
+                raise UserError(f"{shown(node.path)} has no part folders such as train, val and test, but {names}.")
             else:
                 self.refuse_ambiguous(node)
                 self.classes(node)
@@ -133,16 +131,12 @@ class _Reader(PartReader):
             self.decide(f"the folder itself is the class {name!r}")
             return
         archives = [
-            file.name
-            for file in node.files
-            if file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
+            file.name for file in node.files if file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
         ]
         hint = f" Unpack {shown(archives[0])} first." if archives and not node.images else ""
         tables = [file.name for file in node.files if file.suffix.lower() in (".csv", ".tsv")]
         if tables:
-            hint = (
-                f" If {shown(tables[0])} holds the labels, give it as the data: a table path,label[,split]."
-            )
+            hint = f" If {shown(tables[0])} holds the labels, give it as the data: a table path,label[,split]."
         raise UserError(
             f"{shown(node.path)} holds no class folders. Put the pictures of each class into a folder with its "
             f"name, e.g. {shown(node.path)}/cat/1.jpg.{hint}"
@@ -176,13 +170,9 @@ class _Reader(PartReader):
         return True
 
     def from_table(self, node: Folder, labels: Labels) -> None:
-        above = {
-            row.path: row.path.parent.name for row in labels.rows if row.path.parent not in labels.folders
-        }
+        above = {row.path: row.path.parent.name for row in labels.rows if row.path.parent not in labels.folders}
         parts = named_parts(folder.name for folder in node.folders)
-        sorted_in = {
-            path: name for path, name in above.items() if name not in parts and name.lower() not in CONTAINERS
-        }
+        sorted_in = {path: name for path, name in above.items() if name not in parts and name.lower() not in CONTAINERS}
         names = {row.path: row.label for row in labels.rows}
         if self.layout == "auto" and len(sorted_in) == len(labels.rows) and len(set(sorted_in.values())) > 1:
             pairs = {(sorted_in[row.path], row.label) for row in labels.rows}
@@ -211,8 +201,6 @@ def _tell_passed(found: Layout, tree: Tree) -> None:
     """System and hidden files and folders in one line."""
     if not tree.passed:
         return
-    names = [
-        shown(name) + (f" ({count})" if count > 1 else "") for name, count in sorted(tree.passed.items())
-    ]
+    names = [shown(name) + (f" ({count})" if count > 1 else "") for name, count in sorted(tree.passed.items())]
     more = f" and {len(names) - NAMED} more names" if len(names) > NAMED else ""
     found.decisions.append(f"passed over, as hidden or of the system: {', '.join(names[:NAMED])}{more}")

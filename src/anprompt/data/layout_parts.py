@@ -91,9 +91,7 @@ class PartReader(Reader):
             inner, own = folder.filled[0], part_name(folder.name)
             inside = part_name(inner.name)
             same = class_key(inner.name) == class_key(folder.name) or inner.name.lower() in CONTAINERS
-            if not same and not (
-                own and inside and own.part == inside.part and not self.is_known(inner.name)
-            ):
+            if not same and not (own and inside and own.part == inside.part and not self.is_known(inner.name)):
                 break
             folder = inner
         return folder
@@ -110,13 +108,9 @@ class PartReader(Reader):
             for folder in labelled:
                 opened[folder.name] = opened[folder.name].filled[0]
 
-    def without_flat(
-        self, labelled: list[Folder], opened: dict[str, Folder], names: dict[str, str]
-    ) -> list[Folder]:
+    def without_flat(self, labelled: list[Folder], opened: dict[str, Folder], names: dict[str, str]) -> list[Folder]:
         """Less those that are unlabelled in truth: more loose images than sorted ones, no class of train/."""
-        train = {
-            class_key(c.name) for f in labelled if names[f.name] == "train" for c in opened[f.name].filled
-        }
+        train = {class_key(c.name) for f in labelled if names[f.name] == "train" for c in opened[f.name].filled}
         return [
             f for f in labelled
             if not train or names[f.name] == "train" or train & {class_key(c.name) for c in opened[f.name].filled}
@@ -127,9 +121,7 @@ class PartReader(Reader):
         """The classes of one part folder."""
         where = self.found.short(inner.path)
         if len(inner.filled) > 1 and all_parts(inner.filled):
-            raise UserError(
-                f"{shown(folder.path)} holds part folders again; give that folder itself as the data."
-            )
+            raise UserError(f"{shown(folder.path)} holds part folders again; give that folder itself as the data.")
         self.found.parts.setdefault(part, []).append(where)
         if inner is not folder:
             self.decide(f"the classes of {folder.name}/ lie in {where}/")
@@ -162,9 +154,7 @@ class PartReader(Reader):
         return False
 
     def _unlabelled_only(self, node: Folder, flat: list[Folder], names: str) -> UserError:
-        tables = [
-            file.name for file in node.files if file.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl")
-        ]
+        tables = [file.name for file in node.files if file.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl")]
         hint = f" If {tables[0]} holds the labels, give it as a table path,label[,split]." if tables else ""
         other = ""
         if len(flat) > 1 and self.layout != "parts":
@@ -201,14 +191,10 @@ class PartReader(Reader):
             return False
         if whole and self.layout == "auto":
             first = f"parts in the class folders ({divided[0].name}/{divided[0].filled[0].name}), {few(whole)} left out"
-            raise self.two_readings(
-                node, first, "parts", f"classes {few(node.filled)} with all below them", "classes"
-            )
+            raise self.two_readings(node, first, "parts", f"classes {few(node.filled)} with all below them", "classes")
         self.found.name = "part folders in class folders"
         for folder in whole:
-            self.leave(
-                folder.path, f"has no part folders, as the other classes have ({counted(folder.count)})"
-            )
+            self.leave(folder.path, f"has no part folders, as the other classes have ({counted(folder.count)})")
         for folder in divided:
             for inner in folder.folders:
                 part = plain_part(inner.name)

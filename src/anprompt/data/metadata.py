@@ -92,9 +92,7 @@ def _rows(file: Path) -> Iterator[Row]:
             raise UserError(f"{shown(file)}, line {line}: the label is empty.")
         part = plain_part(cells.get("split", ""))
         if cells.get("split") and not part:
-            raise UserError(
-                f"{shown(file)}, line {line}: the split {cells['split']!r} is none of train, val, test."
-            )
+            raise UserError(f"{shown(file)}, line {line}: the split {cells['split']!r} is none of train, val, test.")
         yield Row(path, cells.get("label", ""), part)
 
 

@@ -1,8 +1,8 @@
 """Lists of class names as people write them, and files that give codes their names.
 
-    apple,banana,"tiger, adult"      a line: commas, quotes around names that hold one, or a JSON list
-    list.txt, list.csv, list.json    a name a line; numbered lines; a table with or without a header; JSON
-    names.json, names.csv            label and name: {"n07739125": "apple"}, two columns, or a name a line
+apple,banana,"tiger, adult"      a line: commas, quotes around names that hold one, or a JSON list
+list.txt, list.csv, list.json    a name a line; numbered lines; a table with or without a header; JSON
+names.json, names.csv            label and name: {"n07739125": "apple"}, two columns, or a name a line
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def split_names(text: str) -> list[str]:
             return [_text_of(name, number) for number, name in enumerate(listed)]
     if stripped.startswith(('["', "['")):
         raise UserError(
-            f"The class list {stripped[:40]!r} is neither names, one a line, nor a JSON list; write a,b or [\"a\", \"b\"]."
+            f'The class list {stripped[:40]!r} is neither names, one a line, nor a JSON list; write a,b or ["a", "b"].'
         )
     if not stripped.strip(", "):
         return []

@@ -44,9 +44,7 @@ def spoken(name: str) -> str:
     """
     name = str(name)
     if len(name) > LONGEST_NAME:  # before anything else: see above
-        raise UserError(
-            f"The class name {name[:40] + '...'!r} has {len(name)} characters; at most {LONGEST_NAME} fit."
-        )
+        raise UserError(f"The class name {name[:40] + '...'!r} has {len(name)} characters; at most {LONGEST_NAME} fit.")
     stripped = name.strip()
     if _DIRECTIONS.search(stripped) or any(unicodedata.category(c) in ("Cc", "Cs") for c in stripped):
         raise UserError(f"The class name {name!r} holds control or undecodable characters; rename it.")
@@ -93,9 +91,7 @@ def check_classnames(names: Iterable[str], *, allow_duplicates: bool = False) ->
     for name in names:
         words, key = spoken(name), class_key(name)
         if key in seen and not allow_duplicates:
-            raise UserError(
-                f"The class names {seen[key]!r} and {name!r} both read as {words!r}; rename or merge one."
-            )
+            raise UserError(f"The class names {seen[key]!r} and {name!r} both read as {words!r}; rename or merge one.")
         seen[key] = name
         kept.append(str(name))
     return kept

@@ -191,4 +191,3 @@ def _hidden(pixels: np.ndarray) -> tuple[float, float, bool]:
         white += int(alpha[colours.min(axis=2) > 255 - _HIDDEN].sum())
         black += int(alpha[colours.max(axis=2) < _HIDDEN].sum())
     return white / max(total, 1), black / max(total, 1), total > 0
-

@@ -120,14 +120,11 @@ def _count_lines(dataset: Dataset, verbose: bool) -> list[str]:
         for part in held:
             least = min(counts, key=lambda name: counts[name][part])
             most = max(counts, key=lambda name: counts[name][part])
-            lines.append(
-                f"{part} per class: {counts[least][part]} ({least}) to {counts[most][part]} ({most})"
-            )
+            lines.append(f"{part} per class: {counts[least][part]} ({least}) to {counts[most][part]} ({most})")
         return lines
     width = min(max(map(len, counts)), 30)
     lines += [
-        f"{name:{width}}  "
-        + "  ".join(f"{part} {counts[name][part]:>{len(str(totals[part]))}}" for part in held)
+        f"{name:{width}}  " + "  ".join(f"{part} {counts[name][part]:>{len(str(totals[part]))}}" for part in held)
         for name in counts
     ]
     return lines

@@ -50,9 +50,7 @@ def open_dataset(
     return dataset
 
 
-def _open(
-    spec: str | Path, root: str | Path | None, layout: str, known: Iterable[str], least_classes: int
-) -> Dataset:
+def _open(spec: str | Path, root: str | Path | None, layout: str, known: Iterable[str], least_classes: int) -> Dataset:
     text = str(spec)
     kind, colon, name = text.partition(":")
     if kind == "embedded":

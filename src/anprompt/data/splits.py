@@ -74,9 +74,7 @@ def subset_classes(dataset: Dataset, which: str) -> Dataset:
     half = math.ceil(len(dataset.classnames) / 2)
     first, last = (0, half) if which == "base" else (half, len(dataset.classnames))
     if first == last:
-        raise UserError(
-            f"{dataset.name} has {len(dataset.classnames)} class(es), so there are no {which} classes."
-        )
+        raise UserError(f"{dataset.name} has {len(dataset.classnames)} class(es), so there are no {which} classes.")
 
     def keep(items: Sequence[Item]) -> tuple[Item, ...]:
         return tuple(replace(item, label=item.label - first) for item in items if first <= item.label < last)

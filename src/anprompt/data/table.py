@@ -41,9 +41,7 @@ def table_dataset(file: Path, *, least_classes: int = 2) -> Dataset:
             path that another row has already; with the line number.
     """
     rows = sorted(_checked_rows(file), key=lambda row: (row[2], row[1]))
-    files = [
-        LabelledFile(path, label, part, where=f"line {line} of {file.name}") for line, path, label, part in rows
-    ]
+    files = [LabelledFile(path, label, part, where=f"line {line} of {file.name}") for line, path, label, part in rows]
     return assemble(
         file, file.stem, files, layout="table", classnames=[(row.part, row.classname) for row in files],
         parts={part: [f"split {part}"] for part in PARTS if any(row.part == part for row in files)},

@@ -263,9 +263,7 @@ def _shrunk(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def _checked_settings(
-    image_size: int, crop_scale: tuple[float, float], seed: int
-) -> tuple[tuple[float, float], int]:
+def _checked_settings(image_size: int, crop_scale: tuple[float, float], seed: int) -> tuple[tuple[float, float], int]:
     low, high = crop_scale
     if not 0 < low <= high <= 1:
         raise UserError(f"crop_scale must be 0 < least <= largest <= 1, not {tuple(crop_scale)}.")

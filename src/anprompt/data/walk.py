@@ -89,12 +89,7 @@ class Tree:
 def is_system(name: str) -> bool:
     """Whether a file or folder is hidden or one that a system keeps for itself."""
     low = name.lower()
-    return (
-        name.startswith(".")
-        or low in _SYSTEM_FOLDERS
-        or low in _SYSTEM_FILES
-        or bool(_SYSTEM_NAME.fullmatch(low))
-    )
+    return name.startswith(".") or low in _SYSTEM_FOLDERS or low in _SYSTEM_FILES or bool(_SYSTEM_NAME.fullmatch(low))
 
 
 def looks_like_image(file: Path) -> bool:
@@ -122,9 +117,7 @@ def read_tree(root: Path) -> Tree:
         if _is_above(real, link.parent):
             tree.left_out.append(LeftOut(str(link), "is a link to a folder above it"))
         elif real in seen:
-            tree.left_out.append(
-                LeftOut(str(link), f"is a link to {shown(seen[real])}, which is read already")
-            )
+            tree.left_out.append(LeftOut(str(link), f"is a link to {shown(seen[real])}, which is read already"))
         else:
             seen[real] = link
             below = Folder(link)
@@ -139,9 +132,7 @@ def _is_above(real: str, folder: Path) -> bool:
     return here == real or here.startswith(real.rstrip(os.sep) + os.sep)
 
 
-def _fill(
-    folder: Folder, tree: Tree, seen: dict[str, Path], links: list[tuple[Folder, Path]], depth: int
-) -> None:
+def _fill(folder: Folder, tree: Tree, seen: dict[str, Path], links: list[tuple[Folder, Path]], depth: int) -> None:
     for path in _listed(folder.path):
         if is_system(path.name):
             tree.passed[path.name + ("/" if os.path.isdir(path) else "")] += 1

@@ -31,7 +31,7 @@ from anprompt.detection.features import Look, Sight, default_blocks, projected
 from anprompt.detection.sentences import GENERAL_ANOMALOUS, GENERAL_NORMAL, features
 from anprompt.errors import UserError, choices
 from anprompt.methods.config import MethodConfig
-from anprompt.methods.context import context_bank, context_words, contexts_features
+from anprompt.methods.context import context_state, context_words, contexts_features
 from anprompt.noise.anomalies import FAMILIES, generated
 from anprompt.prompting.prompts import unit
 
@@ -124,7 +124,9 @@ class Apt(DetectionMethod[AptConfig]):
         maps = [self._centred(x) for x in (*clean, *spoiled)]
         truth = [torch.zeros(x.shape[:2]) for x in clean] + targets
         self.tensors["text"] = tuned_prompts(self, maps, truth, len(clean), normals)
-        self.tensors["text_scale"] = Scale.of(torch.cat([self._text_map(x).flatten() for x in maps[: len(clean)]])).tensor()
+        self.tensors["text_scale"] = Scale.of(
+            torch.cat([self._text_map(x).flatten() for x in maps[: len(clean)]])
+        ).tensor()
         if self.config.bank:
             self._fill_bank(normals)
 
@@ -164,7 +166,9 @@ def generated_examples(method: Apt, normals: Normals) -> tuple[list[Tensor], lis
     maps, targets = [], []
     for number in range(method.config.anomalies):
         index = number % len(normals.images)
-        made = generated(normals.images[index], method.seed, normals.keys[index], number, families=method.config.families)
+        made = generated(
+            normals.images[index], method.seed, normals.keys[index], number, families=method.config.families
+        )
         look = normals.see(made.image)
         maps.append(projected(method.backbone, method._of(look, method._text_blocks)))
         targets.append(patch_shares(made.mask, maps[-1].shape[:2]))
@@ -190,7 +194,9 @@ def tuned_prompts(method: Apt, maps: list[Tensor], truth: list[Tensor], clean: i
     blocks = maps[0].shape[2]
     start = 0.02 * torch.randn(blocks * 2, config.n_context, backbone.dims.text_width, generator=generator)
     contexts = start.to(backbone.device).requires_grad_()
-    bank = context_bank(backbone, [method.object_name], context_words(backbone, "", config.n_context), config.n_context)
+    bank = context_state(
+        backbone, [method.object_name], context_words(backbone, "", config.n_context), config.n_context
+    )
     meta = MetaPrompt(backbone, config.guidance_weight if config.guidance != "off" else 0.0)
     optimizer = torch.optim.AdamW([contexts], lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)

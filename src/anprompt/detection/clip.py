@@ -1,6 +1,6 @@
 """The floor: a frozen CLIP, two sentences, no image seen before.
 
-    image score = softmax(tau cos(image, [normal, anomalous]))[1]; map = the same for the patches of the last block
+image score = softmax(tau cos(image, [normal, anomalous]))[1]; map = the same for the patches of the last block
 """
 
 from __future__ import annotations

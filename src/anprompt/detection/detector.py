@@ -160,7 +160,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 log.info("%s: %s", X.name, line)
             every: list[tuple[str, Any]] = [(_key(sample), sample.path) for sample in X.train]
         else:
-            every = [(str(p) if isinstance(p, (str, os.PathLike)) else f"image {n}", p) for n, p in enumerate(pictures(X), 1)]
+            every = [
+                (str(p) if isinstance(p, (str, os.PathLike)) else f"image {n}", p) for n, p in enumerate(pictures(X), 1)
+            ]
         if not every:
             raise UserError("No normal images to learn from.")
         if self.shots is None:
@@ -244,7 +246,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         """
         found = self._fitted().score(seen)
         if not np.isfinite(found.score) or not bool(found.map.isfinite().all()):
-            raise UserError("The detector's answer is not a number; its backbone is broken, or --dtype too small for it.")
+            raise UserError(
+                "The detector's answer is not a number; its backbone is broken, or --dtype too small for it."
+            )
         return found
 
     def scored_image(self, image: Image.Image) -> Scored:
@@ -282,7 +286,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             found = self._scored(image)
         anomalous = found.score > self.threshold_.value if self.threshold_ else None
         at_full_size = resized(found.map.numpy(), image.size[::-1])
-        return Answer(str(picture) if isinstance(picture, (str, os.PathLike)) else name, found.score, anomalous, at_full_size, image)
+        return Answer(
+            str(picture) if isinstance(picture, (str, os.PathLike)) else name,
+            found.score,
+            anomalous,
+            at_full_size,
+            image,
+        )
 
     def answers(self, X: Any) -> Iterator[Answer | UserError]:
         """Answers for images, one after the other; for one that can't be read, the error, and the others go on."""
@@ -383,7 +393,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"Detector {str(folder)!r}: its tensors do not fit its method; copy or fit it again.") from error
+            raise UserError(
+                f"Detector {str(folder)!r}: its tensors do not fit its method; copy or fit it again."
+            ) from error
 
 
 def _key(sample: Sample) -> str:

@@ -80,7 +80,9 @@ def examine(
             found.skipped.append(str(error))
             continue
         if learned and (twin := learned.get(file_hash_or_none(sample.path))):
-            found.skipped.append(f"{shown(sample.path)}: is the image {twin} that was learned from; it is tested all the same")
+            found.skipped.append(
+                f"{shown(sample.path)}: is the image {twin} that was learned from; it is tested all the same"
+            )
         mask = _mask(sample, image.size, found.skipped)
         reduced = smaller(np.zeros(image.size[::-1], bool) if mask is None else mask, EVALUATED_SIDE)
         found.samples.append(sample)
@@ -89,7 +91,9 @@ def examine(
         found.maps.append(resized(answer.map.numpy(), reduced.shape))
         progress(number, len(category.test), "test images")
     if not found.samples:
-        raise UserError(f"None of the {len(category.test)} test images of {category.name} can be read; first: {found.skipped[0]}")
+        raise UserError(
+            f"None of the {len(category.test)} test images of {category.name} can be read; first: {found.skipped[0]}"
+        )
     return found
 
 
@@ -125,4 +129,8 @@ def mean_figures(several: Mapping[str, Figures]) -> dict[str, float]:
     """The mean over categories of every figure, as the field reports it; figures that a category lacks are left out."""
     names = Figures.__dataclass_fields__
     rows = [one.to_dict() for one in several.values()]
-    return {name: statistics.fmean(row[name] for row in rows if name in row) for name in names if any(name in row for row in rows)}
+    return {
+        name: statistics.fmean(row[name] for row in rows if name in row)
+        for name in names
+        if any(name in row for row in rows)
+    }

@@ -103,7 +103,9 @@ def check_blocks(backbone: Backbone, blocks: Sequence[int]) -> None:
     """Raises `UserError` where a block is not one of the vision tower's."""
     for block in blocks:
         if not 1 <= block <= backbone.dims.vision_depth:
-            raise UserError(f"Block {block} does not exist: {backbone.id} has vision blocks 1 to {backbone.dims.vision_depth}.")
+            raise UserError(
+                f"Block {block} does not exist: {backbone.id} has vision blocks 1 to {backbone.dims.vision_depth}."
+            )
 
 
 @torch.no_grad()
@@ -163,7 +165,7 @@ def block_tokens(backbone: Backbone, x: Tensor, sight: Sight) -> tuple[Tensor, T
         else:
             x = _block(backbone.vision_parts(block), x, mask, by_value=sight.attention == "value")
         if block in sight.blocks:
-            found[block] = x[:, -backbone.dims.image_size**2 // backbone.dims.patch_size**2 :]
+            found[block] = x[:, -(backbone.dims.image_size**2) // backbone.dims.patch_size**2 :]
     return torch.stack([found[block] for block in sight.blocks], dim=2), x
 
 

@@ -23,7 +23,9 @@ from anprompt.data.walk import IMAGE_SUFFIXES, is_system
 from anprompt.errors import UserError, choices
 
 NORMAL = frozenset({"good", "ok", "normal", "normals", "defect-free", "defect_free"})
-ANOMALOUS = frozenset({"abnormal", "anomaly", "anomalies", "anomalous", "bad", "defect", "defects", "defective", "ko", "ng"})
+ANOMALOUS = frozenset(
+    {"abnormal", "anomaly", "anomalies", "anomalous", "bad", "defect", "defects", "defective", "ko", "ng"}
+)
 MASKS = frozenset({"masks", "mask", "ground_truth", "gt"})
 EMBEDDED = ("boards",)
 GOOD = "good"
@@ -213,7 +215,9 @@ def _pairs(root: Path, name: str, normal: Path) -> Category:
     masks = _named(root, MASKS)
     found, told = _masked(_images(bad), masks, "anomaly", root)
     train, held = _divided(_normal(normal))
-    told.append(f"one in {HELD_EVERY} of the normal images is kept for testing ({len(held)} of {len(held) + len(train)})")
+    told.append(
+        f"one in {HELD_EVERY} of the normal images is kept for testing ({len(held)} of {len(held) + len(train)})"
+    )
     return _checked(Category(name, "pairs", train, (*held, *found), tuple(told)), root)
 
 
@@ -246,9 +250,7 @@ def _what(root: Path) -> str:
 
 
 # --- names ----------------------------------------------------------------------------------------
-def _masked(
-    images: Sequence[Path], masks: Path | None, kind: str, root: Path
-) -> tuple[list[Sample], list[str]]:
+def _masked(images: Sequence[Path], masks: Path | None, kind: str, root: Path) -> tuple[list[Sample], list[str]]:
     """Anomalous images with their masks, and a line for masks without images, or images without masks."""
     if masks is None or not masks.is_dir():
         return [Sample(str(path), kind) for path in images], []

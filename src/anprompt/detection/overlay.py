@@ -29,7 +29,13 @@ def outlined(pixels: np.ndarray, mask: np.ndarray, colour: Sequence[int]) -> np.
 
 
 def overlay(
-    image: Image.Image, found: np.ndarray, *, floor: float, contour: float, truth: np.ndarray | None = None, title: str = ""
+    image: Image.Image,
+    found: np.ndarray,
+    *,
+    floor: float,
+    contour: float,
+    truth: np.ndarray | None = None,
+    title: str = "",
 ) -> Image.Image:
     """Image with outlines beside the image under its heat map.
 

@@ -14,7 +14,15 @@ from torch import Tensor
 from anprompt.backbones.base import Backbone
 from anprompt.prompting.prompts import ensemble_features, unit
 
-NORMAL_STATES = ("{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw", "{} without defect", "{} without damage")
+NORMAL_STATES = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
 ANOMALOUS_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
 TEMPLATES = (
     "a photo of a {}.", "a photo of the {}.", "a cropped photo of the {}.", "a cropped photo of a {}.",
@@ -25,8 +33,18 @@ TEMPLATES = (
     "a photo of a {} for visual inspection.", "a photo of the {} for anomaly detection.", "a photo of a {} for anomaly detection.",
 )  # fmt: skip
 # General anomaly semantics of the meta-prompt: no object, no kind of defect.
-GENERAL_NORMAL = ("a photo of a normal object.", "a photo of a flawless object.", "a photo of a perfect object.", "a good one.")
-GENERAL_ANOMALOUS = ("a photo of an abnormal object.", "a photo of a damaged object.", "a photo of a broken object.", "a bad one.")
+GENERAL_NORMAL = (
+    "a photo of a normal object.",
+    "a photo of a flawless object.",
+    "a photo of a perfect object.",
+    "a good one.",
+)
+GENERAL_ANOMALOUS = (
+    "a photo of an abnormal object.",
+    "a photo of a damaged object.",
+    "a photo of a broken object.",
+    "a bad one.",
+)
 
 
 def ensemble(backbone: Backbone, object_name: str) -> Tensor:

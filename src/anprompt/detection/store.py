@@ -62,7 +62,9 @@ def check_place(folder: str | Path, *, overwrite: bool = False) -> None:
     if overwrite or not folder.is_dir():
         return
     names = [name for name in sorted(os.listdir(folder)) if not name.startswith(_SYSTEM)]
-    others = [name for name in names if name not in (CONFIG, CARD) and not _is_tensors(name) and not name.startswith(".")]
+    others = [
+        name for name in names if name not in (CONFIG, CARD) and not _is_tensors(name) and not name.startswith(".")
+    ]
     if names and (others or not holds_detector(folder)):
         raise UserError(
             f"{str(folder)!r} holds other files ({(others or names)[0]!r}); choose a new folder, or add --overwrite."

@@ -122,12 +122,7 @@ def check_accept(accept: float) -> float:
 
 
 def calibrate(
-    method: Method,
-    dataset: Dataset,
-    *,
-    part: str = "val",
-    temperature: bool = True,
-    accept: float | None = None,
+    method: Method, dataset: Dataset, *, part: str = "val", temperature: bool = True, accept: float | None = None
 ) -> Calibration:
     """Fit on one part of a data set, and set the method's temperature.
 

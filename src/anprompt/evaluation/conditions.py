@@ -56,9 +56,7 @@ class Condition:
         """
         parts = text.split(":")
         if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 9):
-            raise UserError(
-                f"Condition {text[:200]!r} is not KIND:FAMILY:STRENGTH, like image:fog:3 or text:typo:2."
-            )
+            raise UserError(f"Condition {text[:200]!r} is not KIND:FAMILY:STRENGTH, like image:fog:3 or text:typo:2.")
         kind, family, strength = parts[0], parts[1], int(parts[2])
         known: dict[str, tuple[Iterable[str], Sequence[int]]] = {
             "image": (IMAGE_NOISE, SEVERITIES),
@@ -104,7 +102,7 @@ class Condition:
         """Reads pictures as a model of this input size gets them, corrupted."""
         if self.kind != "image":
             return read
-        
+
         def noisy(item: Item) -> Image.Image:
             return Image.fromarray(self.view(item, centre_view(read(item), size)))
 

@@ -61,6 +61,7 @@ def evaluate(
         team: processes that call this with the same arguments; each sees its share of the pictures, and all
             get the result.
     """
+
     def read(indices: Tensor) -> Tensor:
         pixels = views.eval_batch(indices)
         return pixels if change is None else change(pixels, indices)
@@ -83,9 +84,7 @@ def metrics(logits: Tensor, labels: Tensor, classifier: Classifier) -> Metrics:
     return _metrics(*logits.float().softmax(dim=-1).max(dim=-1), labels, classifier)
 
 
-def _gathered(
-    logits: Tensor | None, mine: Tensor, labels: Tensor, classifier: Classifier, team: Team
-) -> Metrics:
+def _gathered(logits: Tensor | None, mine: Tensor, labels: Tensor, classifier: Classifier, team: Team) -> Metrics:
     """`metrics` of all processes' pictures; `logits` are those of the pictures `mine`, None without any."""
     answers = torch.zeros(2, len(labels), dtype=torch.float64)  # labels and fp32 fit in whole
     if logits is not None:

@@ -17,7 +17,7 @@ from anprompt.methods.base import Head, Method, Parts, TextState
 from anprompt.methods.classifier import Classifier, finite
 from anprompt.prompting.compute import autocast
 from anprompt.prompting.memory import in_halves
-from anprompt.prompting.prompts import Vision
+from anprompt.prompting.prompts import ImageState
 
 BATCH = 100
 
@@ -66,7 +66,7 @@ def predict_logits(
 @torch.no_grad()
 def image_states(
     method: Method, read: Callable[[Tensor], Tensor], indices: Tensor, parts: Parts, precision: str = "fp32"
-) -> Vision:
+) -> ImageState:
     """What the frozen encoder makes of some images, for several class lists to answer from.
 
     Args:
@@ -84,20 +84,25 @@ def image_states(
     """
     backbone = method.backbone
 
-    def see(part: Tensor) -> Vision:
+    def see(part: Tensor) -> ImageState:
         with autocast(backbone.device, precision):
             return method.image_state(read(part).to(backbone.device, backbone.dtype), parts)
 
     return in_halves(see, indices, _joined)
 
 
-def _joined(states: list[Vision]) -> Vision:
-    return Vision(torch.cat([s.trunk for s in states]), torch.cat([s.frozen for s in states]))
+def _joined(states: list[ImageState]) -> ImageState:
+    return ImageState(torch.cat([s.trunk for s in states]), torch.cat([s.frozen for s in states]))
 
 
 @torch.no_grad()
 def logits_of(
-    method: Method, state: Vision, text: TextState, head: Head = "unseen", temperature: float = 1.0, precision: str = "fp32"
+    method: Method,
+    state: ImageState,
+    text: TextState,
+    head: Head = "unseen",
+    temperature: float = 1.0,
+    precision: str = "fp32",
 ) -> Tensor:
     """Logits of images whose state is known.
 

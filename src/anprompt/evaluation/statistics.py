@@ -106,9 +106,7 @@ class Paired:
         return f"{self.wins} / {self.ties} / {self.losses}"
 
 
-def compare(
-    first: Mapping[Cell, float], second: Mapping[Cell, float], *, draws: int = DRAWS, seed: int = 0
-) -> Paired:
+def compare(first: Mapping[Cell, float], second: Mapping[Cell, float], *, draws: int = DRAWS, seed: int = 0) -> Paired:
     """Compare two methods on the cells both have.
 
     Raises:
@@ -204,9 +202,7 @@ def right(entry: Mapping[str, Any]) -> list[bool]:
         UserError: the entry has no labels.
     """
     if "labels" not in entry or "predicted" not in entry:
-        raise UserError(
-            "A record keeps no true labels per picture; run it again to compare picture by picture."
-        )
+        raise UserError("A record keeps no true labels per picture; run it again to compare picture by picture.")
     return [a == b for a, b in zip(entry["predicted"].split(), entry["labels"].split(), strict=True)]
 
 

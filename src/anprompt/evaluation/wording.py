@@ -13,7 +13,7 @@ from anprompt.methods import Classifier, Method
 
 
 @dataclass(frozen=True)
-class Words:
+class Wording:
     """What stands for the classes: a name and a sentence each, and what is known about the names."""
 
     names: tuple[str, ...]
@@ -21,15 +21,15 @@ class Words:
     descriptions: Descriptions
 
     @classmethod
-    def clean(cls, classnames: Sequence[str], template: str, descriptions: Descriptions) -> Words:
+    def clean(cls, classnames: Sequence[str], template: str, descriptions: Descriptions) -> Wording:
         """As they are without a condition."""
         names = tuple(spoken(name) for name in classnames)
         about = {spoken(name): lines for name, lines in descriptions.items()}
         return cls(names, tuple(template.format(name) for name in names), about)
 
 
-def worded(
-    method: Method, rows: Sequence[Words], head: str = "auto", meant: Sequence[str] | None = None
+def with_sentences(
+    method: Method, rows: Sequence[Wording], head: str = "auto", meant: Sequence[str] | None = None
 ) -> tuple[Classifier, bool]:
     """A classifier of the rows' names, one row after the other, given their sentences instead of the
     method's template.
@@ -67,7 +67,7 @@ def _too_long(backbone: Backbone, sentence: str) -> bool:
 
 def disturbed_words(
     condition: Condition, method: Method, classnames: Sequence[str], template: str, descriptions: Descriptions
-) -> Words:
+) -> Wording:
     """Names and sentences as the text encoder gets them under a condition, short enough for it."""
     names = condition.names(classnames)
     sentences = condition.sentences(classnames, template, descriptions)
@@ -77,7 +77,7 @@ def disturbed_words(
         for name, noisy in zip(classnames, names)
         if name in descriptions
     }
-    return Words(tuple(names), tuple(short), about)
+    return Wording(tuple(names), tuple(short), about)
 
 
 def disturbed_classifier(
@@ -86,6 +86,6 @@ def disturbed_classifier(
 ) -> Classifier:  # fmt: skip
     """A classifier that was given the disturbed words; the head is that of the true names."""
     words = disturbed_words(condition, method, classnames, template or method.template, descriptions or {})
-    disturbed, _ = worded(method, [words], Classifier(method, classnames).head, classnames)
+    disturbed, _ = with_sentences(method, [words], Classifier(method, classnames).head, classnames)
     disturbed.classnames = tuple(classnames)  # results are counted under the true names
     return disturbed

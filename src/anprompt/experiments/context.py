@@ -16,15 +16,15 @@ from anprompt.evaluation.loaders import make_views
 from anprompt.experiments.cache import Shelf, default_budget
 from anprompt.experiments.protocols import Part, protocol
 from anprompt.experiments.spec import RunSpec
-from anprompt.experiments.test_images import Pictures
+from anprompt.experiments.test_images import DecodedImages
 from anprompt.training.descriptions import match_descriptions, read_descriptions
-from anprompt.training.feature_cache import DiskBank
+from anprompt.training.feature_cache import DiskFeatureCache
 from anprompt.training.job import Job, plan
 
 KEPT_BYTES = 64 * 2**20  # of one part's pictures; larger parts are read anew each time
 
 
-class Lab:
+class ExperimentContext:
     """Backbones and data sets, opened once and shared between the runs of a sweep.
 
     Args:
@@ -39,7 +39,7 @@ class Lab:
         bank: tuple[str, float] | None = None,
     ) -> None:  # fmt: skip
         self.device = device
-        self.bank = DiskBank(*bank) if bank else None
+        self.bank = DiskFeatureCache(*bank) if bank else None
         self.adapters = Path(adapters) if adapters else None
         self.shelf = Shelf(default_budget() if budget is None else budget)
         self._backbones: dict[str, Backbone] = {}
@@ -65,7 +65,7 @@ class Lab:
 
     def test_views(
         self, spec: RunSpec, backbone: Backbone, part: Part, condition: Condition | None
-    ) -> Views | Pictures:
+    ) -> Views | DecodedImages:
         """Test pictures of a part, disturbed; small ones stay for the next method on the same data set."""
         if not part.data.test:
             raise UserError(f"{part.data.name} has no test pictures; give more pictures, or a test part.")
@@ -80,11 +80,11 @@ class Lab:
         if kept is None:
             if noise:
                 clean = self.test_views(spec, backbone, part, None)
-                assert isinstance(clean, Pictures)
+                assert isinstance(clean, DecodedImages)
                 kept = clean.disturbed(noise)
             else:
                 views = make_views(backbone, part.data, part.data.test, probe="eval")
-                kept = Pictures.of(views, backbone.mean, backbone.std)
+                kept = DecodedImages.of(views, backbone.mean, backbone.std)
             self.shelf.put(part.source, key, kept, kept.nbytes)
         return kept
 

@@ -14,8 +14,8 @@ from anprompt.errors import UserError
 from anprompt.evaluation.conditions import Condition
 from anprompt.evaluation.evaluate import evaluate
 from anprompt.evaluation.loaders import make_views
-from anprompt.evaluation.wording import Words, worded
-from anprompt.experiments import Lab, RunSpec
+from anprompt.evaluation.wording import Wording, with_sentences
+from anprompt.experiments import ExperimentContext, RunSpec
 from anprompt.experiments.measurement import MOST_CLASSES
 from anprompt.experiments.protocols import protocol
 from anprompt.experiments.records import Record, finished, read_records
@@ -56,7 +56,7 @@ class Estimate:
     pace: Pace | None
 
 
-def estimate(specs: Sequence[RunSpec], runs: str | Path, lab: Lab) -> list[Estimate]:
+def estimate(specs: Sequence[RunSpec], runs: str | Path, context: ExperimentContext) -> list[Estimate]:
     """An estimate for each run; every (protocol, method, settings) that no record tells of is measured once."""
     records = _records(runs)
     paces: dict[tuple[Any, ...], Pace] = {}
@@ -67,16 +67,16 @@ def estimate(specs: Sequence[RunSpec], runs: str | Path, lab: Lab) -> list[Estim
             continue
         key = _kind(spec)
         if key not in paces:
-            paces[key] = from_records(spec, records) or measured(spec, lab)
-        found.append(Estimate(spec, False, seconds(spec, paces[key], lab), paces[key]))
+            paces[key] = from_records(spec, records) or measured(spec, context)
+        found.append(Estimate(spec, False, seconds(spec, paces[key], context), paces[key]))
     return found
 
 
-def seconds(spec: RunSpec, pace: Pace, lab: Lab) -> float:
+def seconds(spec: RunSpec, pace: Pace, context: ExperimentContext) -> float:
     """Time of one run: its training steps, and its test pictures once for each time they are looked at."""
-    tested, classes = _tested(spec, lab)
+    tested, classes = _tested(spec, context)
     pictures = tested * looks(spec.conditions, classes)
-    return _steps(spec, lab) * pace.step_s + pictures * pace.picture_s
+    return _steps(spec, context) * pace.step_s + pictures * pace.picture_s
 
 
 def looks(conditions: Sequence[str], classes: int) -> int:
@@ -122,31 +122,31 @@ def _looked(record: Record) -> int:
 
 
 # --- measured here --------------------------------------------------------------------------------
-def _steps(spec: RunSpec, lab: Lab) -> int:
-    job = lab.job(spec)
+def _steps(spec: RunSpec, context: ExperimentContext) -> int:
+    job = context.job(spec)
     if not job.trains:
         return 0
     return job.train.epochs * len(epoch_order(len(job.dataset.train), job.train.batch_size, 0, 0))
 
 
-def _tested(spec: RunSpec, lab: Lab) -> tuple[int, int]:
+def _tested(spec: RunSpec, context: ExperimentContext) -> tuple[int, int]:
     """Test pictures of all parts of a run, and the most classes in one of them."""
-    sets = [lab.dataset(spec), *(lab.dataset(spec, name) for name in spec.targets)]
+    sets = [context.dataset(spec), *(context.dataset(spec, name) for name in spec.targets)]
     targets = dict(zip(spec.targets, sets[1:]))
     parts = protocol(spec.protocol).parts(spec, sets[0], targets).values()
     return sum(len(part.data.test) for part in parts), max(len(part.data.classnames) for part in parts)
 
 
-def measured(spec: RunSpec, lab: Lab) -> Pace:
+def measured(spec: RunSpec, context: ExperimentContext) -> Pace:
     """Build the method, run a few steps and a few test pictures, forget it; a few seconds."""
-    job = lab.job(spec)
+    job = context.job(spec)
     backbone, data = job.backbone, job.dataset
     reset_peak_memory()
     with threads_for(backbone):
         method = job.create()
         step_s = _step_seconds(job, method) if job.trains else 0.0
-        words = Words.clean(data.classnames, data.template, job.descriptions)
-        classifier, _ = worded(method, [words])
+        words = Wording.clean(data.classnames, data.template, job.descriptions)
+        classifier, _ = with_sentences(method, [words])
         views = make_views(backbone, data, data.test[:PICTURES], probe="eval")
         started = time.perf_counter()
         evaluate(classifier, views, precision=spec.precision)

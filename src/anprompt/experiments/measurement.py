@@ -26,14 +26,14 @@ from anprompt.errors import UserError
 from anprompt.evaluation.conditions import DESCRIPTION, Condition
 from anprompt.evaluation.evaluate import Metrics, calibration_error, metrics
 from anprompt.evaluation.inference import image_states, logits_of
-from anprompt.evaluation.wording import Words, disturbed_words, worded
-from anprompt.experiments.context import Lab
+from anprompt.evaluation.wording import Wording, disturbed_words, with_sentences
+from anprompt.experiments.context import ExperimentContext
 from anprompt.experiments.protocols import Part
 from anprompt.experiments.records import data_hash, spec_hash
 from anprompt.experiments.spec import Event, Observer, RunSpec
-from anprompt.experiments.test_images import Pictures
+from anprompt.experiments.test_images import DecodedImages
 from anprompt.methods import Classifier, Method, build_method
-from anprompt.prompting.prompts import Vision
+from anprompt.prompting.prompts import ImageState
 from anprompt.training.descriptions import match_descriptions
 from anprompt.utils.files import read_json, write_text
 
@@ -44,7 +44,7 @@ PAUSE = 5.0  # seconds between two writings of what is measured
 Entry = dict[str, Any]
 
 
-class Notes:
+class MeasurementLog:
     """What is measured so far, by (condition, part); on disk where a folder is given."""
 
     def __init__(self, state: Path | None) -> None:
@@ -73,11 +73,11 @@ class Measurement:
     """
 
     def __init__(
-        self, spec: RunSpec, lab: Lab, method: Method, parts: Mapping[str, Part], state: Path | None,
+        self, spec: RunSpec, context: ExperimentContext, method: Method, parts: Mapping[str, Part], state: Path | None,
         observe: Observer,
     ) -> None:  # fmt: skip
-        self.spec, self.lab, self.method, self.parts, self.observe = spec, lab, method, parts, observe
-        self.notes = Notes(state)
+        self.spec, self.context, self.method, self.parts, self.observe = spec, context, method, parts, observe
+        self.notes = MeasurementLog(state)
         self.skipped: list[str] = []
         self._asked = [Condition.parse(text) for text in spec.conditions]
         self._about = {name: self._descriptions(part) for name, part in parts.items()}
@@ -97,9 +97,7 @@ class Measurement:
             self._tell((1 + len(pictures)) / (2 + len(pictures)), f"{len(words)} conditions of words")
             for name in self.parts:
                 self._words(name, words)
-        found = {
-            str(c): {name: self.notes.entries[_key(c, name)] for name in self.parts} for c in self._asked
-        }
+        found = {str(c): {name: self.notes.entries[_key(c, name)] for name in self.parts} for c in self._asked}
         return clean, found
 
     # --- pictures ---------------------------------------------------------------------------------
@@ -119,8 +117,8 @@ class Measurement:
         """The classifier of a part with its own template, and whether the method reads templates."""
         if name not in self._plain:
             data = self.parts[name].data
-            words = Words.clean(data.classnames, data.template, self._about[name])
-            self._plain[name] = worded(self._asked_of(name), [words], self.parts[name].head, data.classnames)
+            words = Wording.clean(data.classnames, data.template, self._about[name])
+            self._plain[name] = with_sentences(self._asked_of(name), [words], self.parts[name].head, data.classnames)
             self._plain[name][0].classnames = data.classnames  # results are counted under the given names
         return self._plain[name]
 
@@ -130,45 +128,45 @@ class Measurement:
         if method.opens or set(map(class_key, self.parts[name].data.classnames)) <= set(method.names_by_key()):
             return method
         if self._plain_clip is None:
-            self._plain_clip = build_method("zeroshot", method.backbone, method.trained_classnames, template=method.template)
+            self._plain_clip = build_method(
+                "zeroshot", method.backbone, method.trained_classnames, template=method.template
+            )
         return self._plain_clip
 
-    def _views(self, part: Part, condition: Condition | None) -> Views | Pictures:
-        views = self.lab.test_views(self.spec, self.method.backbone, part, condition)
+    def _views(self, part: Part, condition: Condition | None) -> Views | DecodedImages:
+        views = self.context.test_views(self.spec, self.method.backbone, part, condition)
         self.skipped += views.skipped
         return views
 
-    def _seen(self, part: Part, condition: Condition | None, views: Views | Pictures) -> Iterator[Vision]:
+    def _seen(self, part: Part, condition: Condition | None, views: Views | DecodedImages) -> Iterator[ImageState]:
         """What the method sees of the pictures, a batch at a time."""
         backbone = self.method.backbone
         noise = condition if condition and condition.kind == "image" else None
         key = backbone.weight_hash, self.spec.root, part.which, noise, self.spec.precision, state_key(self.method)
-        kept = isinstance(views, Pictures)
+        kept = isinstance(views, DecodedImages)
         for number, indices in enumerate(torch.arange(len(views)).split(BATCHES.get(backbone.device.type, BATCH))):
-            seen = self.lab.shelf.get(part.source, (*key, number)) if kept else None
+            seen = self.context.shelf.get(part.source, (*key, number)) if kept else None
             if seen is None:
                 seen = image_states(self.method, views.eval_batch, indices, self.method.reads, self.spec.precision)
                 if kept:
                     size = sum(t.numel() * t.element_size() for t in (seen.trunk, seen.frozen))
-                    self.lab.shelf.put(part.source, (*key, number), seen, size)
+                    self.context.shelf.put(part.source, (*key, number), seen, size)
             yield seen
 
-    def _logits(self, classifier: Classifier, seen: Vision) -> Tensor:
+    def _logits(self, classifier: Classifier, seen: ImageState) -> Tensor:
         return logits_of(classifier.method, seen, classifier.text, classifier.head, precision=self.spec.precision)
 
-    def _entry(self, logits: Tensor, classifier: Classifier, views: Views | Pictures) -> Entry:
-        entry = metrics_entry(
-            metrics(logits, views.labels, classifier), [item.domain for item in views.items]
-        )
+    def _entry(self, logits: Tensor, classifier: Classifier, views: Views | DecodedImages) -> Entry:
+        entry = metrics_entry(metrics(logits, views.labels, classifier), [item.domain for item in views.items])
         return {**entry, "items_hash": data_hash(views.items)}
 
     # --- words ------------------------------------------------------------------------------------
     def _words(self, name: str, conditions: Sequence[Condition]) -> None:
         """The entries of a part under conditions that leave the pictures alone."""
         data, method = self.parts[name].data, self.method
-        plain = Words.clean(data.classnames, data.template, self._about[name])
+        plain = Wording.clean(data.classnames, data.template, self._about[name])
         clean, reads = self._clean(name)
-        rows: list[tuple[Condition, Words]] = []
+        rows: list[tuple[Condition, Wording]] = []
         for condition in conditions:
             if _key(condition, name) in self.notes.entries:
                 continue
@@ -183,9 +181,9 @@ class Measurement:
         for start in range(0, len(rows), at_once):
             self._at_once(name, rows[start : start + at_once], clean)
 
-    def _at_once(self, name: str, rows: Sequence[tuple[Condition, Words]], clean: Classifier) -> None:
+    def _at_once(self, name: str, rows: Sequence[tuple[Condition, Wording]], clean: Classifier) -> None:
         part = self.parts[name]
-        asked, _ = worded(self._asked_of(name), [words for _, words in rows], clean.head, part.data.classnames)
+        asked, _ = with_sentences(self._asked_of(name), [words for _, words in rows], clean.head, part.data.classnames)
         views = self._views(part, None)
         logits = torch.cat([self._logits(asked, seen) for seen in self._seen(part, None, views)])
         counted = copy.copy(asked)
@@ -198,7 +196,7 @@ class Measurement:
         asked = any(c.family == DESCRIPTION for c in self._asked)
         if not asked and not self.method.descriptions:
             return {}
-        known = self.lab.known_descriptions(self.spec, part.source)
+        known = self.context.known_descriptions(self.spec, part.source)
         return match_descriptions(known, part.data.classnames) if known else {}
 
     def _tell(self, done: float, text: str) -> None:
@@ -239,4 +237,3 @@ def state_key(method: Method) -> tuple[Any, ...]:
 
 def _key(condition: Condition | None, part: str) -> str:
     return f"{condition or 'clean'}|{part}"
-

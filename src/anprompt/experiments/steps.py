@@ -13,7 +13,7 @@ from anprompt.data.names import class_key
 from anprompt.data.splits import with_classes
 from anprompt.data.types import Dataset
 from anprompt.evaluation.conditions import Condition
-from anprompt.experiments.context import Lab
+from anprompt.experiments.context import ExperimentContext
 from anprompt.experiments.measurement import Measurement
 from anprompt.experiments.protocols import Part, protocol
 from anprompt.experiments.records import FORMAT, Record, dataset_hash, now, spec_hash, versions
@@ -25,7 +25,7 @@ from anprompt.utils.machine import hardware, peak_memory_mb
 
 
 def run_protocol(
-    spec: RunSpec, lab: Lab, *, state: Path | None = None, observe: Observer = silent
+    spec: RunSpec, context: ExperimentContext, *, state: Path | None = None, observe: Observer = silent
 ) -> Record:
     """One run, from its specification to its record.
 
@@ -36,11 +36,11 @@ def run_protocol(
         UserError: the specification can't be run.
     """
     asked = protocol(spec.protocol)
-    dataset, targets = lab.dataset(spec), {name: lab.dataset(spec, name) for name in spec.targets}
+    dataset, targets = context.dataset(spec), {name: context.dataset(spec, name) for name in spec.targets}
     parts = asked.parts(spec, dataset, targets)
-    job = lab.job(spec)
-    tuned = trained(spec, lab, job, state, observe)
-    record = finish(spec, lab, job, tuned, testable(parts, spec, job), asked.metrics, state, observe)
+    job = context.job(spec)
+    tuned = trained(spec, context, job, state, observe)
+    record = finish(spec, context, job, tuned, testable(parts, spec, job), asked.metrics, state, observe)
     record["data"].update(asked.data_facts(dataset, targets, parts))
     return record
 
@@ -80,18 +80,18 @@ class TrainingEvents(Callback):
         self.observe(Event(self.spec, kind, (epoch + share) / epochs, f"epoch {epoch + 1}/{epochs}", values))
 
 
-def trained(spec: RunSpec, lab: Lab, job: Job, state: Path | None, observe: Observer) -> Tuned:
+def trained(spec: RunSpec, context: ExperimentContext, job: Job, state: Path | None, observe: Observer) -> Tuned:
     """Train as the job says, unless it has nothing to train or this very training is kept."""
     if not job.trains:
         return Tuned(job.create(), TrainLog(), ())
-    kept = lab.adapters / f"{job.dataset.name}_{job.method}_{job.key[:16]}" if lab.adapters else None
+    kept = context.adapters / f"{job.dataset.name}_{job.method}_{job.key[:16]}" if context.adapters else None
     if kept and holds_adapter(kept):
         method = job.create()
         method.load_state_dict(load_adapter(kept, backbone=job.backbone).state_dict())
         method.eval()
         return Tuned(method, TrainLog(**read_config(kept)["record"]["log"]), job.training_views().skipped)
     events = [("events", TrainingEvents(spec, observe))]
-    tuned = run(job, state=state, callbacks=events, bank=lab.bank, validate=False)
+    tuned = run(job, state=state, callbacks=events, bank=context.bank, validate=False)
     if kept:
         record = {"run": job.key, "log": dataclasses.asdict(tuned.log)}
         save_adapter(kept, tuned.method, train=job.train, record=record)
@@ -102,7 +102,7 @@ Shape = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def finish(
-    spec: RunSpec, lab: Lab, job: Job, tuned: Tuned, parts: Mapping[str, Part], shape: Shape, state: Path | None,
+    spec: RunSpec, context: ExperimentContext, job: Job, tuned: Tuned, parts: Mapping[str, Part], shape: Shape, state: Path | None,
     observe: Observer,
 ) -> Record:  # fmt: skip
     """Measure the parts, clean and under the run's conditions, and put the record together.
@@ -111,14 +111,14 @@ def finish(
         shape: from entries by part to what a record holds of them.
     """
     started = time.perf_counter()
-    tests = Measurement(spec, lab, tuned.method, parts, state, observe)
+    tests = Measurement(spec, context, tuned.method, parts, state, observe)
     clean, disturbed = tests.run()
     metrics = shape(clean)
     metrics["conditions"] = {
         name: {**shape(entries), "seen_in_training": Condition.parse(name).seen_in_training}
         for name, entries in disturbed.items()
     }
-    record = describe(spec, lab.dataset(spec), job, tuned, [*tuned.skipped, *tests.skipped])
+    record = describe(spec, context.dataset(spec), job, tuned, [*tuned.skipped, *tests.skipped])
     record["timings"]["eval_s"] = round(time.perf_counter() - started, 3)
     record["metrics"] = metrics
     return record

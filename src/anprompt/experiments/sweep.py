@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.errors import UserError
-from anprompt.experiments import Event, Lab, Observer, Pairs, RunSpec, run_protocol, silent
+from anprompt.experiments import Event, ExperimentContext, Observer, Pairs, RunSpec, run_protocol, silent
 from anprompt.experiments.records import Record, dataset_hash, finished, record_name, save_record, spec_hash
 from anprompt.methods import method_class, preset
 from anprompt.prompting.compute import threads_for
@@ -49,17 +49,21 @@ def plan(
     return list(dict.fromkeys(specs))
 
 
-def up_to_date(record: Record, spec: RunSpec, lab: Lab) -> bool:
+def up_to_date(record: Record, spec: RunSpec, context: ExperimentContext) -> bool:
     """Whether a record was made with the very weights and data that are there now."""
-    same_data = record["data"]["hash"] == dataset_hash(lab.dataset(spec))
+    same_data = record["data"]["hash"] == dataset_hash(context.dataset(spec))
     for name in spec.targets:
         known = record["data"].get("targets", {}).get(name, {})
-        same_data = same_data and known.get("hash") == dataset_hash(lab.dataset(spec, name))
-    return same_data and record["backbone"]["weight_hash"] == lab.backbone(spec).weight_hash
+        same_data = same_data and known.get("hash") == dataset_hash(context.dataset(spec, name))
+    return same_data and record["backbone"]["weight_hash"] == context.backbone(spec).weight_hash
 
 
 def run_all(
-    specs: Sequence[RunSpec], runs_dir: str | Path, *, lab: Lab | None = None, observe: Observer = silent
+    specs: Sequence[RunSpec],
+    runs_dir: str | Path,
+    *,
+    context: ExperimentContext | None = None,
+    observe: Observer = silent,
 ) -> list[Record]:
     """Run what is not there yet, one after the other, and return all records in the order of the specs.
 
@@ -69,19 +73,19 @@ def run_all(
     Args:
         runs_dir: folder of the records, or a URL.
     """
-    lab = lab or Lab(adapters=scratch(runs_dir) / "adapters")
+    context = context or ExperimentContext(adapters=scratch(runs_dir) / "adapters")
     records = []
     for spec in specs:
         record = finished(runs_dir, spec.identity())
-        if record and up_to_date(record, spec, lab):
+        if record and up_to_date(record, spec, context):
             observe(Event(spec, "skip", 1.0, record=record))
         else:
             if record:
                 log.info("%s: backbone or data have changed, running again", record_name(spec.identity()))
             observe(Event(spec, "start"))
             reset_peak_memory()
-            with state_folder(runs_dir, spec, lab) as state, threads_for(lab.backbone(spec)):
-                record = run_protocol(spec, lab, state=state, observe=observe)
+            with state_folder(runs_dir, spec, context) as state, threads_for(context.backbone(spec)):
+                record = run_protocol(spec, context, state=state, observe=observe)
                 save_record(runs_dir, record)
             observe(Event(spec, "done", 1.0, record=record))
         records.append(record)
@@ -89,10 +93,10 @@ def run_all(
 
 
 @contextlib.contextmanager
-def state_folder(runs_dir: str | Path, spec: RunSpec, lab: Lab) -> Iterator[Path]:
+def state_folder(runs_dir: str | Path, spec: RunSpec, context: ExperimentContext) -> Iterator[Path]:
     """A folder for the resumable state of a run on these weights and data; it goes when the run is done."""
-    data = [dataset_hash(lab.dataset(spec, name)) for name in (spec.dataset, *spec.targets)]
-    identity = [spec.identity(), lab.backbone(spec).weight_hash, *data]
+    data = [dataset_hash(context.dataset(spec, name)) for name in (spec.dataset, *spec.targets)]
+    identity = [spec.identity(), context.backbone(spec).weight_hash, *data]
     folder = scratch(runs_dir) / "unfinished" / spec_hash({"run": identity, "fingerprint": FINGERPRINT})[:16]
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

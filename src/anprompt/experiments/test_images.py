@@ -14,7 +14,7 @@ from anprompt.data.views import Views, normalised
 from anprompt.evaluation.conditions import Condition
 
 
-class Pictures:
+class DecodedImages:
     """Test views held as bytes at the model's input size; `evaluate` takes them like `Views`.
 
     Attributes:
@@ -31,7 +31,7 @@ class Pictures:
         self._std = torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
 
     @classmethod
-    def of(cls, views: Views, mean: Sequence[float], std: Sequence[float]) -> Pictures:
+    def of(cls, views: Views, mean: Sequence[float], std: Sequence[float]) -> DecodedImages:
         """The evaluation views of some pictures."""
         made = cls(np.zeros((0, 0, 0, 3), np.uint8), views.items, views.skipped, mean, std)
         batches = [views.eval_batch(rows) for rows in torch.arange(len(views)).split(256)]
@@ -40,10 +40,10 @@ class Pictures:
         made.pixels = torch.cat(scaled).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         return made
 
-    def disturbed(self, condition: Condition) -> Pictures:
+    def disturbed(self, condition: Condition) -> DecodedImages:
         """The same pictures under a condition."""
         pixels = np.stack([condition.view(item, view) for item, view in zip(self.items, self.pixels)])
-        made = Pictures.__new__(Pictures)
+        made = DecodedImages.__new__(DecodedImages)
         made.__dict__.update({**self.__dict__, "pixels": pixels})
         return made
 

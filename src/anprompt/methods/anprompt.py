@@ -29,9 +29,9 @@ from anprompt.methods.weak_noise import noise_prompts, weak_noise_features
 from anprompt.noise.seeds import stable_seed
 from anprompt.noise.text import noisy_sentences
 from anprompt.prompting.prompts import (
-    ClassBank,
+    ClassState,
     DeepTokens,
-    Vision,
+    ImageState,
     prompted_image,
     prompted_text,
     sentence_features,
@@ -110,9 +110,7 @@ class ANPrompt(Method[ANPromptConfig]):
 
     def build(self, generator: torch.Generator) -> None:
         dims, c = self.backbone.dims, self.config
-        self.first_block, last = prompted_blocks(
-            c.first_block, c.last_block, (dims.text_depth, dims.vision_depth)
-        )
+        self.first_block, last = prompted_blocks(c.first_block, c.last_block, (dims.text_depth, dims.vision_depth))
         blocks = last - self.first_block + 1
         clustered = c.noise_tokens == "clustered"
         noise_width = dims.embed if clustered else c.token_width
@@ -191,19 +189,19 @@ class ANPrompt(Method[ANPromptConfig]):
         return self.vision_tokens(self.tokens) + self.config.noise_scale * self.vision_noise(noise)
 
     # --- features -------------------------------------------------------------------------------
-    def encode_classes(self, bank: ClassBank) -> TextState:
+    def encode_classes(self, bank: ClassState) -> TextState:
         hook = DeepTokens(list(self.text_prompts()), self.first_block)
         text = unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))
         return {"text": text, "frozen": bank.frozen} if self.config.frozen_share else {"text": text}
 
-    def image_features(self, vision: Vision) -> tuple[Tensor, Tensor]:
+    def image_features(self, vision: ImageState) -> tuple[Tensor, Tensor]:
         """Unit image features f and unit NRVPP p, both [B, E]."""
         hook = DeepTokens(list(self.vision_prompts()), self.first_block, self.config.beta)
         count = 1 + self.config.n_tokens
         x = prompted_image(self.backbone, vision, self.first_block, count, hook, self.engine)
         return unit(self.backbone.read_image(x)), unit(self.nrvpp(x))
 
-    def embedding(self, vision: Vision) -> Tensor:
+    def embedding(self, vision: ImageState) -> Tensor:
         return self.image_features(vision)[0]
 
     def nrvpp(self, x: Tensor) -> Tensor:
@@ -213,7 +211,7 @@ class ANPrompt(Method[ANPromptConfig]):
         return (outputs @ projection.to(outputs.dtype)).mean(dim=1)
 
     def loss(
-        self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0, gather: Gather = itself
+        self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0, gather: Gather = itself
     ) -> dict[str, Tensor]:
         """`s CE(z) + (1-s) CE(z_rep) + lam (1-cos(f, f0)) + lam (1-cos(t, t0)) + WALoss`.
 
@@ -237,7 +235,7 @@ class ANPrompt(Method[ANPromptConfig]):
             **live_parts(self.perturbed, step, image, z, labels, bank.frozen),
         }
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `s z + (1 - s) z_rep`."""
         c, tau = self.config, self.logit_scale
         image, prototype = self.image_features(vision)

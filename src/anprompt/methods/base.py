@@ -17,7 +17,7 @@ from anprompt.backbones.base import Backbone
 from anprompt.data.names import class_key, spoken
 from anprompt.errors import UserError
 from anprompt.methods.config import MethodConfig
-from anprompt.prompting.prompts import ClassBank, Vision, class_bank, see
+from anprompt.prompting.prompts import ClassState, ImageState, class_state, see
 
 Head = Literal["trained", "unseen"]
 Parts = Literal["both", "trunk", "frozen"]  # of an image state
@@ -135,8 +135,11 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         return getattr(self.config, "logit_scale", 0.0) or self.backbone.logit_scale
 
     def prepare(
-        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
-    ) -> ClassBank:
+        self,
+        classnames: Sequence[str],
+        sentences: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> ClassState:
         """Constants of a class list (no gradient); reuse them as long as the list stays.
 
         Args:
@@ -148,9 +151,9 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             The tokens of C sentences, and their activations that enter the first prompted block.
         """
         chosen = self.sentences(classnames) if sentences is None else list(sentences)
-        return class_bank(self.backbone, classnames, chosen, self.first_block)
+        return class_state(self.backbone, classnames, chosen, self.first_block)
 
-    def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
+    def image_state(self, pixels: Tensor, parts: Parts = "both") -> ImageState:
         """Constants of a batch of images (no gradient).
 
         Args:
@@ -162,14 +165,14 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
         state = see(self.backbone, pixels, self.first_block, frozen=parts != "trunk")
         if parts == "frozen":
-            return Vision(state.trunk.new_zeros(state.trunk.shape[0], 0), state.frozen)
+            return ImageState(state.trunk.new_zeros(state.trunk.shape[0], 0), state.frozen)
         return state
 
     @abstractmethod
-    def encode_classes(self, bank: ClassBank) -> TextState:
+    def encode_classes(self, bank: ClassState) -> TextState:
         """Text features that depend on trained tensors; {"text": unit [C, E], ...}."""
 
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0) -> dict[str, Tensor]:
         """Named, already weighted parts, scalars; the training loss is their sum.
 
         A loss that takes something of the whole batch has one more argument, `gather`: a slice's rows -> the batch's.
@@ -189,7 +192,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         raise UserError(f"Method {self.name!r} has nothing to train; use it with 'eval' or 'predict'.")
 
     @abstractmethod
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Scaled logits in fp32.
 
         Args:
@@ -201,7 +204,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             [B, C].
         """
 
-    def embedding(self, vision: Vision) -> Tensor:
+    def embedding(self, vision: ImageState) -> Tensor:
         """Unit image features [B, E] that are compared with the class features.
 
         The frozen ones, unless a method has its own.

@@ -99,5 +99,7 @@ class Classifier:
         """[B, 3, H, W] normalised pixels -> scaled logits [B, C] in fp32."""
         method = self.method
         pixels = pixels.to(method.backbone.device, method.backbone.dtype)
-        logits = method.logits(method.image_state(pixels, method.reads), self.text, self.head).float() / self.temperature
+        logits = (
+            method.logits(method.image_state(pixels, method.reads), self.text, self.head).float() / self.temperature
+        )
         return finite(logits, method)

@@ -17,18 +17,9 @@ from torch import Tensor, nn
 
 from anprompt.errors import UserError
 from anprompt.methods.base import Head, MethodConfig, TextState
-from anprompt.methods.frozen import (
-    FrozenFeatureMethod,
-    Recipe,
-    Shots,
-    agreement,
-    choose,
-    descend,
-    folds,
-    mean_scores,
-)
+from anprompt.methods.frozen import FrozenFeatureMethod, Recipe, Shots, agreement, choose, descend, folds, mean_scores
 from anprompt.methods.layers import linear_init
-from anprompt.prompting.prompts import Vision, unit
+from anprompt.prompting.prompts import ImageState, unit
 
 Weights = tuple[Tensor, Tensor]
 
@@ -113,7 +104,7 @@ class CLIPAdapter(FrozenFeatureMethod[CLIPAdapterConfig]):
         mixed = adapted(features, (self.down, self.up), self.used_ratio)
         return self.logit_scale * mixed @ text["text"].T
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """The same for trained and for other classes."""
         return self.trained_logits(vision.frozen, text)
 

@@ -20,16 +20,10 @@ from torch import Tensor, nn
 from anprompt.backbones.base import Tokens
 from anprompt.errors import UserError
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
-from anprompt.methods.context import (
-    ContextBank,
-    context_bank,
-    context_start,
-    context_words,
-    contexts_features,
-)
+from anprompt.methods.context import ContextState, context_start, context_state, context_words, contexts_features
 from anprompt.methods.layers import linear
 from anprompt.prompting.packing import pack
-from anprompt.prompting.prompts import ClassBank, Vision
+from anprompt.prompting.prompts import ClassState, ImageState
 
 
 @dataclass(frozen=True)
@@ -65,39 +59,44 @@ class CoCoOp(Method[CoCoOpConfig]):
         self.first_block = 1
         dims = self.backbone.dims
         self.words = context_words(self.backbone, self.config.context_init, self.config.n_context)
-        self.context = nn.Parameter(context_start(self.backbone, self.config.context_init, self.config.n_context, generator))
+        self.context = nn.Parameter(
+            context_start(self.backbone, self.config.context_init, self.config.n_context, generator)
+        )
         hidden = max(1, dims.embed // self.config.reduction)
         self.meta_net = nn.Sequential(
             linear(dims.embed, hidden, generator), nn.ReLU(), linear(hidden, dims.text_width, generator)
         )
 
     def prepare(
-        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
-    ) -> ContextBank:
+        self,
+        classnames: Sequence[str],
+        sentences: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> ContextState:
         """Sentences "c_1 .. c_n NAME.", before the vectors are filled in."""
-        return context_bank(self.backbone, classnames, self.words, len(self.context))
+        return context_state(self.backbone, classnames, self.words, len(self.context))
 
-    def encode_classes(self, bank: ClassBank) -> TextState:
+    def encode_classes(self, bank: ClassState) -> TextState:
         """No features yet: what `logits` needs to make them for each picture."""
-        assert isinstance(bank, ContextBank)
+        assert isinstance(bank, ContextState)
         return {"prefix": bank.prefix, "rows": bank.rows, "ids": bank.tokens.ids, "eot": bank.tokens.eot,
                 "slots": bank.slots}  # fmt: skip
 
-    def text_features(self, vision: Vision, text: TextState) -> Tensor:
+    def text_features(self, vision: ImageState, text: TextState) -> Tensor:
         """Unit text features per picture, [B, C, E]."""
         tokens = Tokens(text["ids"], text["eot"])
         nothing = text["prefix"].new_zeros(len(tokens), 0)
-        bank = ContextBank(
+        bank = ContextState(
             (), tokens, text["prefix"], text["rows"], pack(tokens, text["prefix"].shape[1]), nothing, 1,
             text["slots"], True,
         )  # fmt: skip
         shifts = self.meta_net(vision.frozen.to(self.context.dtype))
         return contexts_features(self.backbone, bank, self.context + shifts[:, None], self.engine)
 
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t(f)`: each picture against text features of its own."""
         return self.logit_scale * torch.einsum("be,bce->bc", vision.frozen, self.text_features(vision, text))

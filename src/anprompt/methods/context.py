@@ -21,8 +21,8 @@ from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
 from anprompt.prompting.packing import pack
 from anprompt.prompting.prompts import (
-    ClassBank,
-    Vision,
+    ClassState,
+    ImageState,
     blend_after_first,
     prompted_image,
     prompted_text,
@@ -35,7 +35,7 @@ POSITIONS = ("end", "middle", "front")
 
 
 @dataclass(frozen=True)
-class ContextBank(ClassBank):
+class ContextState(ClassState):
     """A class list whose sentences have places for learned vectors.
 
     `prefix` and `rows` hold embeddings with positions; `frozen` is empty, [C, 0], unless a method fills it.
@@ -76,15 +76,13 @@ def context_start(backbone: Backbone, words: str, count: int, generator: torch.G
         return 0.02 * torch.randn(count, backbone.dims.text_width, generator=generator)
     ids = context_words(backbone, words, count)
     with torch.no_grad():
-        return (
-            backbone.embed_words(torch.tensor(ids[: count or None], device=backbone.device)).float().clone()
-        )
+        return backbone.embed_words(torch.tensor(ids[: count or None], device=backbone.device)).float().clone()
 
 
 @torch.no_grad()
-def context_bank(
+def context_state(
     backbone: Backbone, classnames: Sequence[str], words: Sequence[int], count: int, position: str = "end"
-) -> ContextBank:
+) -> ContextState:
     """Constants of "WORDS NAME." (position "end"), "WORDS NAME WORDS." or "NAME WORDS.".
 
     Args:
@@ -109,21 +107,19 @@ def context_bank(
     limit = backbone.dims.context_length
     if len(rows[0]) > limit:
         longest = names[int(tokens.eot.argmax())]
-        raise UserError(
-            f"Class {longest!r} with {len(words)} context tokens exceeds {limit} tokens; shorten the name."
-        )
+        raise UserError(f"Class {longest!r} with {len(words)} context tokens exceeds {limit} tokens; shorten the name.")
     filled = backbone.complete(Tokens(torch.tensor(rows, device=backbone.device), tokens.eot + len(words)))
     packing = pack(filled)
     prefix, packed = packing.pack(backbone.embed_text(filled.ids))
     leading = all(row == slots[0] for row in slots) and max(slots[0]) < packing.shared
-    return ContextBank(
+    return ContextState(
         tuple(classnames), filled, prefix, packed, packing, prefix.new_zeros(len(rows), 0), 1,
         torch.tensor(slots, device=backbone.device), leading,
     )  # fmt: skip
 
 
 # --- text -----------------------------------------------------------------------------------------
-def fill_context(backbone: Backbone, bank: ContextBank, context: Tensor) -> ContextBank:
+def fill_context(backbone: Backbone, bank: ContextState, context: Tensor) -> ContextState:
     """The bank with learned vectors at their places: [n, D_t] for all classes, or [C, n, D_t]."""
     if context.dim() == 2 and bank.leading:
         return dataclasses.replace(bank, prefix=fill_prefix(backbone, bank, context[None]))
@@ -136,14 +132,14 @@ def fill_context(backbone: Backbone, bank: ContextBank, context: Tensor) -> Cont
     return dataclasses.replace(bank, prefix=prefix, rows=rows, packing=packing)
 
 
-def fill_prefix(backbone: Backbone, bank: ContextBank, contexts: Tensor) -> Tensor:
+def fill_prefix(backbone: Backbone, bank: ContextState, contexts: Tensor) -> Tensor:
     """The shared beginning with learned vectors in it, one for each of B contexts: [B, n, D_t] -> [B, M, D_t]."""
     places = bank.slots[0]
     vectors = (contexts + backbone.text_positions(bank.shared)[places]).to(bank.prefix.dtype)
     return bank.prefix.expand(len(contexts), -1, -1).index_copy(1, places, vectors)
 
 
-def contexts_features(backbone: Backbone, bank: ContextBank, contexts: Tensor, engine: str) -> Tensor:
+def contexts_features(backbone: Backbone, bank: ContextState, contexts: Tensor, engine: str) -> Tensor:
     """Unit text features under each of B contexts [B, n, D_t]: [B, C, E]."""
     if engine != "shared" or not bank.leading or not backbone.causal_text:
         return torch.stack([context_features(backbone, bank, context, engine) for context in contexts])
@@ -152,7 +148,7 @@ def contexts_features(backbone: Backbone, bank: ContextBank, contexts: Tensor, e
 
 
 def context_features(
-    backbone: Backbone, bank: ContextBank, context: Tensor, engine: str, hook: Hook = identity_hook
+    backbone: Backbone, bank: ContextState, context: Tensor, engine: str, hook: Hook = identity_hook
 ) -> Tensor:
     """Unit text features with learned vectors at block 1 and a hook for deeper ones, [C, E]."""
     return unit(prompted_text(backbone, fill_context(backbone, bank, context), hook, 0, engine))
@@ -184,18 +180,18 @@ def append_tokens(x: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([x, tokens.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
 
 
-def see_embedding(backbone: Backbone, pixels: Tensor, frozen: bool) -> Vision:
+def see_embedding(backbone: Backbone, pixels: Tensor, frozen: bool) -> ImageState:
     """Patch embeddings before the pre-norm as trunk; frozen features where asked for, else [B, 0]."""
     with to_pixels(pixels):
         x = backbone.embed_image(pixels)
         if not frozen:
-            return Vision(x, x.new_zeros(x.shape[0], 0))
-        whole = Vision(backbone.pre_norm(x), x)
-        return Vision(x, unit(backbone.read_image(prompted_image(backbone, whole, 1, 1))))
+            return ImageState(x, x.new_zeros(x.shape[0], 0))
+        whole = ImageState(backbone.pre_norm(x), x)
+        return ImageState(x, unit(backbone.read_image(prompted_image(backbone, whole, 1, 1))))
 
 
 def image_features(
-    backbone: Backbone, vision: Vision, prompts: Tensor, engine: str, hook: Hook | None = None
+    backbone: Backbone, vision: ImageState, prompts: Tensor, engine: str, hook: Hook | None = None
 ) -> Tensor:
     """Unit image features [B, E] with prompts [depth, n, D_v] behind the patches, one set a block.
 
@@ -204,7 +200,7 @@ def image_features(
     """
     x = backbone.pre_norm(append_tokens(vision.trunk, prompts[0]))
     hook = DeepContext(prompts[1:], last=True) if hook is None else hook
-    return unit(backbone.read_image(prompted_image(backbone, Vision(x, vision.frozen), 1, 1, hook, engine)))
+    return unit(backbone.read_image(prompted_image(backbone, ImageState(x, vision.frozen), 1, 1, hook, engine)))
 
 
 def prompt_depth(depth: int, depths: Sequence[int]) -> int:

@@ -20,13 +20,13 @@ from anprompt.errors import UserError, choices
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
     POSITIONS,
-    ContextBank,
-    context_bank,
+    ContextState,
     context_features,
     context_start,
+    context_state,
     context_words,
 )
-from anprompt.prompting.prompts import ClassBank, Vision
+from anprompt.prompting.prompts import ClassState, ImageState
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,21 @@ class CoOp(Method[CoOpConfig]):
         self.first_block = 1
         self.words = context_words(self.backbone, self.config.context_init, self.config.n_context)
         sets = len(self.trained_classnames) if self.config.class_specific else 1
-        start = [context_start(self.backbone, self.config.context_init, self.config.n_context, generator) for _ in range(sets)]
+        start = [
+            context_start(self.backbone, self.config.context_init, self.config.n_context, generator)
+            for _ in range(sets)
+        ]
         self.context = nn.Parameter(torch.stack(start) if self.config.class_specific else start[0])
 
     def prepare(
-        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
-    ) -> ContextBank:
+        self,
+        classnames: Sequence[str],
+        sentences: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> ContextState:
         """Sentences "c_1 .. c_n NAME.", before the vectors are filled in."""
         count = self.context.shape[-2]
-        return context_bank(self.backbone, classnames, self.words, count, self.config.class_position)
+        return context_state(self.backbone, classnames, self.words, count, self.config.class_position)
 
     def context_of(self, classnames: tuple[str, ...]) -> Tensor:
         """The vectors of a class list: [n, D_t] for any, [C, n, D_t] where each class has its own."""
@@ -86,15 +92,15 @@ class CoOp(Method[CoOpConfig]):
             )
         return self.context[[self.trained_classnames.index(name) for name in classnames]]
 
-    def encode_classes(self, bank: ClassBank) -> TextState:
-        assert isinstance(bank, ContextBank)
+    def encode_classes(self, bank: ClassState) -> TextState:
+        assert isinstance(bank, ContextState)
         context = self.context_of(bank.classnames)
         return {"text": context_features(self.backbone, bank, context, self.engine)}
 
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t`, the same for all classes: f is the frozen image feature."""
         return self.logit_scale * vision.frozen @ text["text"].T

@@ -89,14 +89,8 @@ def check_template(template: str) -> None:
     """`UserError` unless the template is a printable line with exactly one place for the class name."""
     if not template.isprintable() or len(template) > LONGEST_TEMPLATE:
         shown = template[:40] + ("..." if len(template) > 40 else "")
-        raise UserError(
-            f"Template {shown!r} must be one printable line of at most {LONGEST_TEMPLATE} characters."
-        )
-    if (
-        template.count("{}") != 1
-        or template.replace("{}", "").count("{")
-        or template.replace("{}", "").count("}")
-    ):
+        raise UserError(f"Template {shown!r} must be one printable line of at most {LONGEST_TEMPLATE} characters.")
+    if template.count("{}") != 1 or template.replace("{}", "").count("{") or template.replace("{}", "").count("}"):
         raise UserError(
             f"Template {template!r} needs exactly one '{{}}' for the class name, like 'a photo of a {{}}.'."
         )

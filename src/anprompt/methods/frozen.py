@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from anprompt.methods.base import ROWS, ConfigT, Head, Method, Parts, TextState
-from anprompt.prompting.prompts import ClassBank, Vision
+from anprompt.prompting.prompts import ClassState, ImageState
 
 FOLDS = 4
 
@@ -96,7 +96,7 @@ class FrozenFeatureMethod(Method[ConfigT]):
         """
         raise NotImplementedError
 
-    def encode_classes(self, bank: ClassBank) -> TextState:
+    def encode_classes(self, bank: ClassState) -> TextState:
         return {"text": bank.frozen}
 
     def trained_logits(self, features: Tensor, text: TextState) -> Tensor:
@@ -107,7 +107,7 @@ class FrozenFeatureMethod(Method[ConfigT]):
         """
         raise NotImplementedError
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Trained classes: what was learned. Others: `tau f T^T`, which is zero-shot CLIP."""
         features = vision.frozen
         if head == "unseen":
@@ -188,4 +188,3 @@ def descend(
         if after:
             after(epoch)
     return float(last.detach())
-

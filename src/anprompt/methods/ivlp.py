@@ -22,17 +22,17 @@ from anprompt.data.names import spoken
 from anprompt.errors import UserError
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
-    ContextBank,
+    ContextState,
     DeepContext,
-    context_bank,
     context_features,
     context_start,
+    context_state,
     context_words,
     image_features,
     prompt_depth,
     see_embedding,
 )
-from anprompt.prompting.prompts import ClassBank, Vision, class_bank
+from anprompt.prompting.prompts import ClassState, ImageState, class_state
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ class IVLP(Method[IVLPConfig]):
         if c.n_vision:
             self.vision_prompts = nn.Parameter(start)
         else:
-            self.register_buffer(
-                "vision_prompts", start, persistent=False
-            )  # [D, 0, D_v]: nothing to train or keep
+            self.register_buffer("vision_prompts", start, persistent=False)  # [D, 0, D_v]: nothing to train or keep
         self.add_parts(generator)
 
     def add_parts(self, generator: torch.Generator) -> None:
@@ -95,23 +93,21 @@ class IVLP(Method[IVLPConfig]):
         classnames: Sequence[str],
         sentences: Sequence[str] | None = None,
         descriptions: Descriptions | None = None,
-    ) -> ClassBank:
+    ) -> ClassState:
         """Sentences "a photo of a NAME.", before the vectors are filled in; as they are without text prompts."""
         if self.config.n_text:
-            return context_bank(self.backbone, classnames, self.words, self.config.n_text)
+            return context_state(self.backbone, classnames, self.words, self.config.n_text)
         lines = [f"{self.config.context_init} {spoken(name)}.".strip() for name in classnames]
-        return class_bank(self.backbone, classnames, lines, 1)
+        return class_state(self.backbone, classnames, lines, 1)
 
-    def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
+    def image_state(self, pixels: Tensor, parts: Parts = "both") -> ImageState:
         """Patch embeddings [B, P + 1, D_v]: prompts enter at block 1; frozen features [B, E] for losses that want them."""
         return see_embedding(self.backbone, pixels, frozen=parts != "trunk")
 
-    def encode_classes(self, bank: ClassBank) -> TextState:
-        if not isinstance(bank, ContextBank):
+    def encode_classes(self, bank: ClassState) -> TextState:
+        if not isinstance(bank, ContextState):
             return {"text": bank.frozen}
-        return {
-            "text": context_features(self.backbone, bank, self.text_prompts[0], self.engine, self.text_hook())
-        }
+        return {"text": context_features(self.backbone, bank, self.text_prompts[0], self.engine, self.text_hook())}
 
     def text_hook(self) -> Hook:
         """What deeper text blocks get."""
@@ -121,18 +117,18 @@ class IVLP(Method[IVLPConfig]):
         """What deeper vision blocks get."""
         return DeepContext(self.vision_prompts[1:], last=True)
 
-    def image_features(self, vision: Vision) -> Tensor:
+    def image_features(self, vision: ImageState) -> Tensor:
         """Unit prompted image features [B, E]."""
         return image_features(self.backbone, vision, self.vision_prompts, self.engine, self.vision_hook())
 
-    def embedding(self, vision: Vision) -> Tensor:
+    def embedding(self, vision: ImageState) -> Tensor:
         return self.image_features(vision)
 
     # --- loss -----------------------------------------------------------------------------------
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t`, the same for all classes."""
         return self.logit_scale * self.image_features(vision) @ text["text"].T

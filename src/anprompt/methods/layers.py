@@ -19,9 +19,7 @@ class BlockLinear(nn.Module):
             last is copied for all further blocks (MMRL's code: 1, MaPLe's: 2).
     """
 
-    def __init__(
-        self, width_in: int, width_out: int, blocks: int, generator: torch.Generator, starts: int = 0
-    ) -> None:
+    def __init__(self, width_in: int, width_out: int, blocks: int, generator: torch.Generator, starts: int = 0) -> None:
         super().__init__()
         own = starts or blocks
         rows = [min(block, own - 1) for block in range(blocks)]
@@ -43,13 +41,7 @@ class SharedResidual(nn.Module):
     """
 
     def __init__(
-        self,
-        width_in: int,
-        width_out: int,
-        blocks: int,
-        rank: int,
-        generator: torch.Generator,
-        starts: int = 0,
+        self, width_in: int, width_out: int, blocks: int, rank: int, generator: torch.Generator, starts: int = 0
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(linear_init(width_out, width_in, generator))

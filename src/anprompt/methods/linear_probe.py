@@ -40,7 +40,9 @@ class LinearProbeConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         if self.C < 0 or self.default_C <= 0 or any(value <= 0 for value in self.grid):
-            raise UserError(f"Linear probe: C must be positive (0 chooses), not {self.C:g}, {self.default_C:g}, {self.grid}.")
+            raise UserError(
+                f"Linear probe: C must be positive (0 chooses), not {self.C:g}, {self.default_C:g}, {self.grid}."
+            )
         if self.iterations < 1 or (not self.grid and not self.C):
             raise UserError("Linear probe: iterations must be at least 1, and without C the grid not empty.")
 

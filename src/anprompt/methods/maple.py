@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from anprompt.errors import UserError
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
-    ContextBank,
+    ContextState,
     DeepContext,
-    context_bank,
     context_features,
     context_start,
+    context_state,
     context_words,
     image_features,
     prompt_depth,
     see_embedding,
 )
 from anprompt.methods.layers import BlockLinear
-from anprompt.prompting.prompts import ClassBank, Vision
+from anprompt.prompting.prompts import ClassState, ImageState
 
 
 @dataclass(frozen=True)
@@ -75,31 +75,34 @@ class MaPLe(Method[MaPLeConfig]):
         self.to_vision = BlockLinear(dims.text_width, dims.vision_width, depth, generator, starts=2)
 
     def prepare(
-        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
-    ) -> ContextBank:
+        self,
+        classnames: Sequence[str],
+        sentences: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> ContextState:
         """Sentences "a photo of a NAME.", before the vectors are filled in."""
-        return context_bank(self.backbone, classnames, self.words, self.config.n_context)
+        return context_state(self.backbone, classnames, self.words, self.config.n_context)
 
-    def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
+    def image_state(self, pixels: Tensor, parts: Parts = "both") -> ImageState:
         """Patch embeddings [B, P + 1, D_v]: prompts enter at block 1, and no loss reads frozen features."""
         return see_embedding(self.backbone, pixels, frozen=False)
 
-    def encode_classes(self, bank: ClassBank) -> TextState:
-        assert isinstance(bank, ContextBank)
+    def encode_classes(self, bank: ClassState) -> TextState:
+        assert isinstance(bank, ContextState)
         hook = DeepContext(self.text_prompts[1:])
         return {"text": context_features(self.backbone, bank, self.text_prompts[0], self.engine, hook)}
 
-    def image_features(self, vision: Vision) -> Tensor:
+    def image_features(self, vision: ImageState) -> Tensor:
         """Unit image features [B, E] under the projected prompts."""
         return image_features(self.backbone, vision, self.to_vision(self.text_prompts), self.engine)
 
-    def embedding(self, vision: Vision) -> Tensor:
+    def embedding(self, vision: ImageState) -> Tensor:
         return self.image_features(vision)
 
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"ce": F.cross_entropy(self.logits(vision, self.encode_classes(bank)), labels)}
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t`, the same for all classes."""
         return self.logit_scale * self.image_features(vision) @ text["text"].T

@@ -23,7 +23,7 @@ from anprompt.methods.base import Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.layers import BlockLinear, prompted_blocks
 from anprompt.methods.losses import cosine_alignment
 from anprompt.methods.robust import Perturbed, RobustConfig, live_parts, with_frozen
-from anprompt.prompting.prompts import ClassBank, DeepTokens, Vision, prompted_image, prompted_text, unit
+from anprompt.prompting.prompts import ClassState, DeepTokens, ImageState, prompted_image, prompted_text, unit
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ class MMRL(Method[MMRLConfig]):
         return self.projection
 
     # --- features -------------------------------------------------------------------------------
-    def encode_classes(self, bank: ClassBank) -> TextState:
+    def encode_classes(self, bank: ClassState) -> TextState:
         hook = DeepTokens(list(self.text_tokens(self.tokens)), self.first_block, self.beta)
         text = unit(prompted_text(self.backbone, bank, hook, self.config.n_tokens, self.engine))
         return {"text": text, "frozen": bank.frozen} if self.config.frozen_share else {"text": text}
 
-    def image_features(self, vision: Vision) -> tuple[Tensor, Tensor]:
+    def image_features(self, vision: ImageState) -> tuple[Tensor, Tensor]:
         """Unit class-token features f and unit token features p, both [B, E]."""
         hook = DeepTokens(list(self.vision_tokens(self.tokens)), self.first_block, self.beta)
         count = 1 + self.config.n_tokens
@@ -104,11 +104,11 @@ class MMRL(Method[MMRLConfig]):
         mean = (outputs @ self.token_projection().to(outputs.dtype)).mean(dim=1)
         return unit(self.backbone.read_image(x)), unit(mean)
 
-    def embedding(self, vision: Vision) -> Tensor:
+    def embedding(self, vision: ImageState) -> Tensor:
         return self.image_features(vision)[0]
 
     # --- loss -----------------------------------------------------------------------------------
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0) -> dict[str, Tensor]:
         """`a CE(z) + (1-a) CE(z_rep) + lam (1-cos(f, f0)) + lam (1-cos(t, t0))`."""
         c: Any = self.config
         text = self.encode_classes(bank)["text"]
@@ -122,7 +122,7 @@ class MMRL(Method[MMRLConfig]):
             **live_parts(self.perturbed, step, image, z, labels, bank.frozen),
         }
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `a z + (1 - a) z_rep`."""
         c, tau = self.config, self.logit_scale
         image, tokens = self.image_features(vision)

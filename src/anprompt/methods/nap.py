@@ -49,9 +49,7 @@ class NAPConfig(IVLPConfig):
         if self.refiner_width < 0:
             raise UserError(f"NAP: refiner_width must be at least 0, not {self.refiner_width}.")
         if self.refine in ("text", "both") and not self.n_text:
-            raise UserError(
-                "NAP: text refiners follow text prompts; with n_text = 0 set refine to 'vision' or 'none'."
-            )
+            raise UserError("NAP: text refiners follow text prompts; with n_text = 0 set refine to 'vision' or 'none'.")
 
 
 class Refiners(nn.Module):

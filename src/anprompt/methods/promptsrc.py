@@ -21,11 +21,11 @@ from anprompt.data.names import spoken
 from anprompt.errors import UserError
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.context import (
-    ContextBank,
+    ContextState,
     DeepContext,
-    context_bank,
     context_features,
     context_start,
+    context_state,
     context_words,
     image_features,
     prompt_depth,
@@ -33,7 +33,7 @@ from anprompt.methods.context import (
 )
 from anprompt.methods.losses import feature_l1, logit_kl
 from anprompt.methods.templates import IMAGENET_TEMPLATES
-from anprompt.prompting.prompts import ClassBank, Vision, ensemble_features
+from anprompt.prompting.prompts import ClassState, ImageState, ensemble_features
 
 
 @dataclass(frozen=True)
@@ -100,25 +100,28 @@ class PromptSRC(Method[PromptSRCConfig]):
 
     # --- features -------------------------------------------------------------------------------
     def prepare(
-        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
-    ) -> ContextBank:
+        self,
+        classnames: Sequence[str],
+        sentences: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> ContextState:
         """Sentences "a photo of a NAME.", before the vectors are filled in."""
-        return context_bank(self.backbone, classnames, self.words, self.config.n_text)
+        return context_state(self.backbone, classnames, self.words, self.config.n_text)
 
-    def image_state(self, pixels: Tensor, parts: Parts = "both") -> Vision:
+    def image_state(self, pixels: Tensor, parts: Parts = "both") -> ImageState:
         """Patch embeddings [B, P + 1, D_v], as prompts enter at block 1, and the teacher's features [B, E]."""
         return see_embedding(self.backbone, pixels, frozen=parts != "trunk")
 
-    def encode_classes(self, bank: ClassBank) -> TextState:
-        assert isinstance(bank, ContextBank)
+    def encode_classes(self, bank: ClassState) -> TextState:
+        assert isinstance(bank, ContextState)
         hook = DeepContext(self.text_prompts[1:])
         return {"text": context_features(self.backbone, bank, self.text_prompts[0], self.engine, hook)}
 
-    def image_features(self, vision: Vision) -> Tensor:
+    def image_features(self, vision: ImageState) -> Tensor:
         """Unit prompted image features [B, E]."""
         return image_features(self.backbone, vision, self.vision_prompts, self.engine)
 
-    def embedding(self, vision: Vision) -> Tensor:
+    def embedding(self, vision: ImageState) -> Tensor:
         return self.image_features(vision)
 
     def teacher(self, classnames: tuple[str, ...]) -> Tensor:
@@ -131,7 +134,7 @@ class PromptSRC(Method[PromptSRCConfig]):
         return self._teacher[1]
 
     # --- loss -----------------------------------------------------------------------------------
-    def loss(self, vision: Vision, labels: Tensor, bank: ClassBank, step: int = 0) -> dict[str, Tensor]:
+    def loss(self, vision: ImageState, labels: Tensor, bank: ClassState, step: int = 0) -> dict[str, Tensor]:
         """`CE + 25 L1(t, t0) + 10 L1(f, f0) + KL(z0 || z)`, L1 and KL as means over all entries."""
         c, tau = self.config, self.logit_scale
         text, image = self.encode_classes(bank)["text"], self.image_features(vision)
@@ -144,7 +147,7 @@ class PromptSRC(Method[PromptSRCConfig]):
             "agree_logits": c.logits_weight * logit_kl(z_frozen, z),
         }
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """`tau f.t`, the same for all classes."""
         return self.logit_scale * self.image_features(vision) @ text["text"].T
 
@@ -158,10 +161,7 @@ class PromptSRC(Method[PromptSRCConfig]):
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Add this epoch's prompts to the average; after the last epoch the average is the method."""
         weight = float(self.epoch_weights(epochs)[epoch])
-        for prompts, average in (
-            (self.text_prompts, self.text_average),
-            (self.vision_prompts, self.vision_average),
-        ):
+        for prompts, average in ((self.text_prompts, self.text_average), (self.vision_prompts, self.vision_average)):
             if epoch == 0:
                 average.zero_()
             average.add_(prompts, alpha=weight)

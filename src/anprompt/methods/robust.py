@@ -27,7 +27,7 @@ from anprompt.methods.words import EVERYDAY_WORDS
 from anprompt.noise import text as text_noise
 from anprompt.noise.seeds import stable_seed
 from anprompt.noise.text import noisy_sentences
-from anprompt.prompting.prompts import ClassBank, class_bank
+from anprompt.prompting.prompts import ClassState, class_state
 from anprompt.utils.byte_cache import ByteCache
 
 ANCHOR_LISTS = 16  # word lists that take turns
@@ -92,7 +92,7 @@ class Perturbed:
 
     def __init__(self, method: Method, config: Any) -> None:
         self.method, self.config = method, config
-        self._kept: ByteCache[tuple[str, int], ClassBank] = ByteCache(KEPT_BYTES)
+        self._kept: ByteCache[tuple[str, int], ClassState] = ByteCache(KEPT_BYTES)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"method": self.method, "config": self.config}  # what is kept is made anew in a copy
@@ -100,19 +100,21 @@ class Perturbed:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def classes(self, step: int) -> ClassBank:
+    def classes(self, step: int) -> ClassState:
         """The trained classes, each with a noisy sentence; step i takes draw i modulo draws."""
         draw = step % self.config.live_draws
         kept = self._kept.get(("classes", draw))
         return kept or self._make(("classes", draw), [row[draw] for row in self._sentences])
 
-    def anchors(self, step: int) -> tuple[ClassBank, Tensor]:
+    def anchors(self, step: int) -> tuple[ClassState, Tensor]:
         """Sentences about everyday words, every other one noisy, and the frozen features of the clean ones [n, E]."""
         turn = step % ANCHOR_LISTS
         rng = random.Random(stable_seed(self.method.seed, "anchors", turn))
         words = rng.sample(EVERYDAY_WORDS, self.config.anchor_words)
         clean = [self.method.template.format(word) for word in words]
-        mixed = [self._noisy(word)[turn % self.config.live_draws] if i % 2 else clean[i] for i, word in enumerate(words)]
+        mixed = [
+            self._noisy(word)[turn % self.config.live_draws] if i % 2 else clean[i] for i, word in enumerate(words)
+        ]
         target = self._kept.get(("clean", turn)) or self._make(("clean", turn), clean)
         return self._kept.get(("mixed", turn)) or self._make(("mixed", turn), mixed), target.frozen
 
@@ -127,8 +129,8 @@ class Perturbed:
             target=c.live_target, seed=self.method.seed,
         )  # fmt: skip
 
-    def _make(self, key: tuple[str, int], sentences: list[str]) -> ClassBank:
-        made = class_bank(self.method.backbone, sentences, sentences, self.method.first_block, cut=True)
+    def _make(self, key: tuple[str, int], sentences: list[str]) -> ClassState:
+        made = class_state(self.method.backbone, sentences, sentences, self.method.first_block, cut=True)
         size = sum(t.numel() * t.element_size() for t in (made.prefix, made.rows, made.frozen))
         self._kept.put(key, made, size)
         return made

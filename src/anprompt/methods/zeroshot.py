@@ -17,7 +17,7 @@ from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.templates import IMAGENET_TEMPLATES
-from anprompt.prompting.prompts import ClassBank, Vision, ensemble_features
+from anprompt.prompting.prompts import ClassState, ImageState, ensemble_features
 
 SENTENCES = ("template", "ensemble", "descriptions")
 
@@ -53,8 +53,11 @@ class ZeroShot(Method[ZeroShotConfig]):
     trains: ClassVar[bool] = False
 
     def prepare(
-        self, classnames: Sequence[str], sentences: Sequence[str] | None = None, descriptions: Descriptions | None = None
-    ) -> ClassBank:
+        self,
+        classnames: Sequence[str],
+        sentences: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> ClassState:
         bank = super().prepare(classnames, sentences)
         if self.config.sentences == "template":
             return bank
@@ -70,8 +73,8 @@ class ZeroShot(Method[ZeroShotConfig]):
         words = spoken(name)
         return [t.replace("{}", words) for t in self.config.templates or IMAGENET_TEMPLATES]
 
-    def encode_classes(self, bank: ClassBank) -> TextState:
+    def encode_classes(self, bank: ClassState) -> TextState:
         return {"text": bank.frozen}
 
-    def logits(self, vision: Vision, text: TextState, head: Head = "unseen") -> Tensor:
+    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         return self.logit_scale * vision.frozen @ text["text"].T

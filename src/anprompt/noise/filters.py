@@ -39,10 +39,7 @@ def shrink_kernel(kernel: Array, scale: float) -> Array:
             return np.maximum(0, 1 - abs(places - taps) / scale)
         nearest = np.rint(taps)
         off = taps - nearest
-        before, after = (
-            (places == nearest - 1) * (off**2 - off) / 2,
-            (places == nearest + 1) * (off**2 + off) / 2,
-        )
+        before, after = ((places == nearest - 1) * (off**2 - off) / 2, (places == nearest + 1) * (off**2 + off) / 2)
         return (places == nearest) * (1 - off**2) + before + after
 
     out = spread(kernel.shape[0]) @ kernel @ spread(kernel.shape[1]).T

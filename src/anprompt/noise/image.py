@@ -229,9 +229,7 @@ def snow(x: Array, c: tuple[Any, ...], scale: float, rng: np.random.Generator) -
     flakes = mean + spread * rng.standard_normal(shape, dtype=np.float32)
     flakes = filters.zooms(shape[0], (zoom,))[0] @ flakes @ filters.zooms(shape[1], (zoom,))[0].T
     flakes = np.floor(255 * np.clip(np.where(flakes < threshold, 0, flakes), 0, 1))
-    flakes = filters.convolve(
-        flakes, filters.motion_kernel(radius, sigma, rng.uniform(-135, -45), 1.0), "edge"
-    )
+    flakes = filters.convolve(flakes, filters.motion_kernel(radius, sigma, rng.uniform(-135, -45), 1.0), "edge")
     flakes = filters.resize(flakes, x.shape[:2])[..., None]
     grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
     whitened = np.maximum(x, 1.5 * grey[..., None] + 127.5)

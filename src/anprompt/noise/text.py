@@ -122,9 +122,7 @@ class TextNoise:
     doc: str
     change: Change
 
-    def __call__(
-        self, sentence: Sentence, *, strength: int, target: str = "both", rng: random.Random
-    ) -> Sentence:
+    def __call__(self, sentence: Sentence, *, strength: int, target: str = "both", rng: random.Random) -> Sentence:
         """The sentence with noise of a strength 0 (none) to 3 on the target's parts."""
         check(strength=strength, target=target)
         return self.change(sentence, strength, TARGETS[target], rng) if strength else sentence
@@ -338,13 +336,7 @@ DEFAULT_OPS = ("paraphrase", "drop_word", "swap_words", "case", "typo")
 
 
 def perturb(
-    template: str,
-    classname: str,
-    *,
-    ops: Iterable[str],
-    strength: int,
-    target: str = "both",
-    rng: random.Random,
+    template: str, classname: str, *, ops: Iterable[str], strength: int, target: str = "both", rng: random.Random
 ) -> str:
     """The sentence after every one of the operators, each at this strength.
 

@@ -1,7 +1,7 @@
 """When memory runs out: smaller chunks where the result stays the same, then one clear line.
 
-    scores = in_halves(compute, indices)        pictures at a time, fewer where all do not fit
-    parts = LessMemory()(step, ...)             a training step, its class lists in smaller parts
+scores = in_halves(compute, indices)        pictures at a time, fewer where all do not fit
+parts = LessMemory()(step, ...)             a training step, its class lists in smaller parts
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def out_of_memory(error: BaseException) -> UserError:
 
 
 def in_halves(
-    compute: Callable[[Tensor], Result], indices: Tensor, join: Callable[[list[Result]], Result] = torch.cat  # type: ignore[assignment]
+    compute: Callable[[Tensor], Result],
+    indices: Tensor,
+    join: Callable[[list[Result]], Result] = torch.cat,  # type: ignore[assignment]
 ) -> Result:
     """`compute(indices)`, rows in order; where memory runs out, of each half by itself, joined.
 

@@ -90,9 +90,7 @@ class Packing:
         count, used = len(self.ends), self.owner >= 0
         flat = rows.new_zeros(count * length, rows.shape[-1])
         flat = flat.index_copy(0, self.source[used], rows[0, used])
-        return torch.cat(
-            [prefix.expand(count, -1, -1), flat.view(count, length, -1)[:, self.shared :]], dim=1
-        )
+        return torch.cat([prefix.expand(count, -1, -1), flat.view(count, length, -1)[:, self.shared :]], dim=1)
 
     def parts(self, limit: int) -> tuple[Part, ...]:
         """The tiles in parts of at most `limit` rows (one tile at least), equal in size but the last."""

@@ -51,9 +51,7 @@ class Team:
         LostProcess: from everything that waits for the others.
     """
 
-    def __init__(
-        self, rank: int, size: int, device: torch.device, store: dist.Store, timeout_s: float
-    ) -> None:
+    def __init__(self, rank: int, size: int, device: torch.device, store: dist.Store, timeout_s: float) -> None:
         self.rank, self.size, self.device, self.store, self.timeout_s = rank, size, device, store, timeout_s
 
     @property
@@ -215,18 +213,12 @@ def _own_device(device: torch.device) -> torch.device:
     if device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise UserError(
-            f"Several processes compute on the CPU or on CUDA, not on {device.type!r}; add --device cpu."
-        )
+        raise UserError(f"Several processes compute on the CPU or on CUDA, not on {device.type!r}; add --device cpu.")
     if device.index is not None:
-        raise UserError(
-            f"--device {device} is one GPU for all processes; leave the number out: each takes its own."
-        )
+        raise UserError(f"--device {device} is one GPU for all processes; leave the number out: each takes its own.")
     wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if wanted > there:
-        raise UserError(
-            f"{wanted} processes on this machine, but {there} GPU(s); use --nproc-per-node {there}."
-        )
+        raise UserError(f"{wanted} processes on this machine, but {there} GPU(s); use --nproc-per-node {there}.")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
 from anprompt.errors import choices
 from anprompt.prompting.packing import Packing, pack
 from anprompt.prompting.shared_text import read_text_shared, run_image_read, run_text_shared
+from anprompt.utils.renamed import renamed_names
 
 ENGINES = ("shared", "plain")
 
@@ -69,7 +71,7 @@ class DeepTokens:
 
 
 @dataclass(frozen=True)
-class ClassBank:
+class ClassState:
     """The constants of a class list under one backbone; nothing here depends on trained tensors.
 
     Activations entering block `first` are held once for the positions all sentences share, and without
@@ -103,7 +105,7 @@ class ClassBank:
 
 
 @dataclass(frozen=True)
-class Vision:
+class ImageState:
     """What the frozen vision encoder knows of a batch.
 
     Attributes:
@@ -116,9 +118,9 @@ class Vision:
 
 
 @torch.no_grad()
-def class_bank(
+def class_state(
     backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str], first: int, cut: bool = False
-) -> ClassBank:
+) -> ClassState:
     """Text trunk and frozen features of one sentence per class, split before block `first`; `cut` as in `tokenize`."""
     tokens = backbone.complete(backbone.tokenize(sentences, cut))
     if not backbone.causal_text:
@@ -127,15 +129,15 @@ def class_bank(
     prefix, rows = packing.pack(backbone.embed_text(tokens.ids))
     prefix, rows = run_text_shared(backbone, prefix, rows, packing, 1, first - 1)
     frozen = read_text_shared(backbone, prefix, rows, packing, first)[0]
-    return ClassBank(tuple(classnames), tokens, prefix, rows, packing, unit(frozen), first)
+    return ClassState(tuple(classnames), tokens, prefix, rows, packing, unit(frozen), first)
 
 
-def _whole_bank(backbone: Backbone, classnames: Sequence[str], tokens: Tokens, first: int) -> ClassBank:
+def _whole_bank(backbone: Backbone, classnames: Sequence[str], tokens: Tokens, first: int) -> ClassState:
     """The bank where every position depends on every token: nothing is shared, padding is kept."""
     trunk = backbone.run_text(backbone.embed_text(tokens.ids), 1, first - 1)
     frozen = backbone.read_text(backbone.run_text(trunk, first), tokens.eot)
     packing = pack(tokens, shared=0)
-    return ClassBank(tuple(classnames), tokens, *packing.pack(trunk), packing, unit(frozen), first)
+    return ClassState(tuple(classnames), tokens, *packing.pack(trunk), packing, unit(frozen), first)
 
 
 def to_pixels(pixels: Tensor) -> torch.set_grad_enabled:
@@ -146,7 +148,7 @@ def to_pixels(pixels: Tensor) -> torch.set_grad_enabled:
     return torch.set_grad_enabled(torch.is_grad_enabled() and pixels.requires_grad)
 
 
-def see(backbone: Backbone, pixels: Tensor, first: int, frozen: bool = True) -> Vision:
+def see(backbone: Backbone, pixels: Tensor, first: int, frozen: bool = True) -> ImageState:
     """Vision trunk and frozen features, the blocks below `first` computed once for both.
 
     Args:
@@ -156,13 +158,11 @@ def see(backbone: Backbone, pixels: Tensor, first: int, frozen: bool = True) -> 
     with to_pixels(pixels):
         trunk = backbone.run_image(backbone.pre_norm(backbone.embed_image(pixels)), 1, first - 1)
         if not frozen:
-            return Vision(trunk, trunk.new_zeros(trunk.shape[0], 0))
-        return Vision(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
+            return ImageState(trunk, trunk.new_zeros(trunk.shape[0], 0))
+        return ImageState(trunk, unit(backbone.read_image(run_image_read(backbone, trunk, first, 1))))
 
 
-def prompted_text(
-    backbone: Backbone, bank: ClassBank, hook: Hook, inserted: int, engine: str = "shared"
-) -> Tensor:
+def prompted_text(backbone: Backbone, bank: ClassState, hook: Hook, inserted: int, engine: str = "shared") -> Tensor:
     """Text features under a hook that inserts `inserted` tokens after the start token: [C, E], raw.
 
     Args:
@@ -173,18 +173,11 @@ def prompted_text(
         raise choices("engine", engine, ENGINES)
     if engine == "shared" and backbone.causal_text:
         return read_text_shared(backbone, bank.prefix, bank.rows, bank.packing, bank.first, hook)[0]
-    return backbone.read_text(
-        backbone.run_text(bank.trunk, bank.first, hook=hook), bank.tokens.eot + inserted
-    )
+    return backbone.read_text(backbone.run_text(bank.trunk, bank.first, hook=hook), bank.tokens.eot + inserted)
 
 
 def prompted_image(
-    backbone: Backbone,
-    vision: Vision,
-    first: int,
-    count: int,
-    hook: Hook = identity_hook,
-    engine: str = "shared",
+    backbone: Backbone, vision: ImageState, first: int, count: int, hook: Hook = identity_hook, engine: str = "shared"
 ) -> Tensor:
     """The first `count` output tokens under a hook, before the final norm: [B, count, D_v].
 
@@ -200,18 +193,14 @@ def prompted_image(
 
 
 @torch.no_grad()
-def sentence_features(
-    backbone: Backbone, sentences: Sequence[str], chunk: int = 256, cut: bool = False
-) -> Tensor:
+def sentence_features(backbone: Backbone, sentences: Sequence[str], chunk: int = 256, cut: bool = False) -> Tensor:
     """Unit frozen features of many sentences, [n, E]; chunked, so that banks of thousands fit.
 
     Args:
         cut: shorten sentences that exceed the context length (noise makes them longer) instead of
             refusing them.
     """
-    parts = [
-        unit(backbone.encode_text(sentences[i : i + chunk], cut)) for i in range(0, len(sentences), chunk)
-    ]
+    parts = [unit(backbone.encode_text(sentences[i : i + chunk], cut)) for i in range(0, len(sentences), chunk)]
     return torch.cat(parts)
 
 
@@ -229,3 +218,7 @@ def ensemble_features(
     parts = [backbone.encode_text(flat[i : i + chunk]).float() for i in range(0, len(flat), chunk)]
     features = unit(torch.cat(parts)) if unit_first else torch.cat(parts)
     return unit(torch.stack([rows.mean(dim=0) for rows in features.split([len(row) for row in sentences])]))
+
+
+def __getattr__(name: str) -> Any:
+    return renamed_names(__name__, name, {"Vision": ImageState, "ClassBank": ClassState, "class_bank": class_state})

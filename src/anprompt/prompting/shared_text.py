@@ -88,9 +88,7 @@ def _over_tiles(heads: Heads, past: Past, query: Tensor, k: Tensor, v: Tensor, m
     return heads.join(out).reshape(query.shape)
 
 
-def _block(
-    parts: BlockParts, x: Tensor, m: int, past: Past | None, mask: Tensor | None
-) -> tuple[Tensor, Past]:
+def _block(parts: BlockParts, x: Tensor, m: int, past: Past | None, mask: Tensor | None) -> tuple[Tensor, Past]:
     """One causal block over [B, m + R, D]: m prefix rows (or none, and `past`), then R rows of tiles (or none).
 
     The linear layers see all rows in one product.
@@ -164,9 +162,7 @@ def _in_one(
     return x, m
 
 
-def _prefix_pass(
-    backbone: Backbone, prefix: Tensor, first: int, last: int, hook: Hook
-) -> tuple[Tensor, list[Past]]:
+def _prefix_pass(backbone: Backbone, prefix: Tensor, first: int, last: int, hook: Hook) -> tuple[Tensor, list[Past]]:
     """Blocks `first`..`last` over the prefix alone, and its keys and values in each."""
     pasts = []
     for block in range(first, last + 1):
@@ -192,12 +188,7 @@ def run_text_shared(
 
 
 def read_text_shared(
-    backbone: Backbone,
-    prefix: Tensor,
-    rows: Tensor,
-    packing: Packing,
-    first: int,
-    hook: Hook = identity_hook,
+    backbone: Backbone, prefix: Tensor, rows: Tensor, packing: Packing, first: int, hook: Hook = identity_hook
 ) -> Tensor:
     """Features of sentences whose beginnings are equal, with tokens the hook puts into that beginning.
 
@@ -259,9 +250,7 @@ def _part_features(
     return found
 
 
-def run_image_read(
-    backbone: Backbone, x: Tensor, first: int, count: int, hook: Hook = identity_hook
-) -> Tensor:
+def run_image_read(backbone: Backbone, x: Tensor, first: int, count: int, hook: Hook = identity_hook) -> Tensor:
     """Blocks `first`..last, the last one only at the first `count` positions: [B, N, D_v] -> [B, count, D_v].
 
     Equals `run_image(x, first, hook=hook)[:, :count]`; class and prompt tokens stand first, and nothing
@@ -273,8 +262,6 @@ def run_image_read(
     x = hook(last, backbone.run_image(x, first, last - 1, hook)) if first <= last else x
     parts = backbone.vision_parts(last)
     heads, normed = Heads(parts.heads), parts.norm1(x)
-    query, keys, values = (
-        heads.split(y) for y in (parts.q(normed[:, :count]), parts.k(normed), parts.v(normed))
-    )
+    query, keys, values = (heads.split(y) for y in (parts.q(normed[:, :count]), parts.k(normed), parts.v(normed)))
     attended = F.scaled_dot_product_attention(query, keys, values)
     return _rest_of_block(parts, x[:, :count], heads.join(attended))

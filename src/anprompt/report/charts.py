@@ -97,9 +97,7 @@ def dumbbells(groups: Groups, methods: Sequence[str], styles: Mapping[str, int] 
         parts.append("</div>")
     shown = ticks(low, high)
     marks = "".join(f'<span style="left:{at(tick)}">{tick:g}</span>' for tick in shown)
-    parts.append(
-        f'<div class="line axis" aria-hidden="true"><span></span><div class="ticks">{marks}</div></div></div>'
-    )
+    parts.append(f'<div class="line axis" aria-hidden="true"><span></span><div class="ticks">{marks}</div></div></div>')
     return "".join(parts)
 
 
@@ -140,9 +138,7 @@ def curves(title: str, series: Series, width: int = 220, height: int = 90) -> st
         lines.append(
             f'<polyline class="curve s{index % SHAPES}" points="{points}"><title>{escape(name)}</title></polyline>'
         )
-    told = f"{title}: " + "; ".join(
-        f"{name} from {row[0]:.3g} to {row[-1]:.3g}" for name, row in series.items() if row
-    )
+    told = f"{title}: " + "; ".join(f"{name} from {row[0]:.3g} to {row[-1]:.3g}" for name, row in series.items() if row)
     epochs = max(len(row) for row in series.values())
     return (
         f'<figure class="panel"><figcaption>{escape(title)}</figcaption>'

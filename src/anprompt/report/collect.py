@@ -34,6 +34,7 @@ def read(folders: Sequence[str | Path]) -> list[Record]:
     for folder in folders:
         for record in read_records(folder):
             found.setdefault(str(record.get("spec_hash") or record["spec"]), record)
+
     def place(record: Record) -> tuple[Any, ...]:
         name, spec = label(record), record["spec"]
         return not untrained(record), name == REFERENCE, name, str(spec["dataset"]), spec["seed"]

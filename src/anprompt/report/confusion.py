@@ -23,7 +23,9 @@ def confusions(grid: Grid) -> str:
     folds = ""
     for dataset in whole.datasets:
         runs = {m: list(whole.runs(dataset, m).values()) for m in whole.methods}
-        known = {m: [r for r in found if all(answers_known(r["metrics"][h]) for h in HALVES)] for m, found in runs.items()}
+        known = {
+            m: [r for r in found if all(answers_known(r["metrics"][h]) for h in HALVES)] for m, found in runs.items()
+        }
         known = {m: found for m, found in known.items() if found}
         if known:
             folds += markup.fold(shown_name(dataset), _dataset(known), opened=not folds)

@@ -167,7 +167,9 @@ INK, SOFT, PAPER, RIGHT, WRONG = "#1d2330", "#5d6675", "#ffffff", "#127a3c", "#b
 SIDE, PAD, LINE = 190, 18, 24
 
 
-def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 3, title: str = "", overwrite: bool = False) -> Path:
+def gallery_png(
+    path: str | Path, cases: Sequence[Case], *, columns: int = 3, title: str = "", overwrite: bool = False
+) -> Path:
     """The cases as one picture: clean and disturbed side by side, true name above, answers below.
 
     Raises:
@@ -190,9 +192,7 @@ def gallery_png(path: str | Path, cases: Sequence[Case], *, columns: int = 3, ti
     check_gallery(target, overwrite)
     facts = PngInfo()
     facts.add_text(*MADE_BY)
-    atomic_write(
-        target, lambda temporary: sheet.quantize(256).save(temporary, "PNG", optimize=True, pnginfo=facts)
-    )
+    atomic_write(target, lambda temporary: sheet.quantize(256).save(temporary, "PNG", optimize=True, pnginfo=facts))
     return target
 
 
@@ -213,18 +213,11 @@ def _draw_case(sheet: Image.Image, draw: ImageDraw.ImageDraw, case: Case, left: 
         y += SIDE + 4
         if column:
             draw.text(
-                (x + 4, y - LINE),
-                showing.condition.split(",")[0],
-                PAPER,
-                font=small,
-                stroke_width=2,
-                stroke_fill=INK,
+                (x + 4, y - LINE), showing.condition.split(",")[0], PAPER, font=small, stroke_width=2, stroke_fill=INK
             )
         for answer in showing.answers:
             _mark(draw, x + 7, y + 9, answer.right)
-            who = nice(answer.method).removeprefix(
-                "zero-shot "
-            )  # short: two names must fit a picture's width
+            who = nice(answer.method).removeprefix("zero-shot ")  # short: two names must fit a picture's width
             draw.text((x + 18, y + 1), who, SOFT, font=tiny)
             start = x + 24 + draw.textlength(who, font=tiny)
             name = _fitting(draw, answer.name, small, x + SIDE - start)

@@ -54,7 +54,9 @@ class Kinds:
 
 def _refuse_mixtures(records: Sequence[Record]) -> None:
     ways = {
-        "backbones": {f"{r['backbone']['id']} {str(r['backbone'].get('weight_hash', ''))[:8]}".strip() for r in records},
+        "backbones": {
+            f"{r['backbone']['id']} {str(r['backbone'].get('weight_hash', ''))[:8]}".strip() for r in records
+        },
         "precisions": {str(r["spec"].get("precision")) for r in records},
         "description files": {str(r["spec"].get("descriptions") or "none") for r in records},
     }
@@ -87,9 +89,7 @@ def styles(records: Sequence[Record]) -> dict[str, int]:
     start = {"zeroshot": 0, "anprompt": 1}
     rest = [name for name in names if name not in first]
     free = [n for n in range(STYLES) if n not in (0, 1)] if first else list(range(STYLES))
-    return {
-        name: start[name] if name in start else free[rest.index(name) % len(free)] for name in names
-    }
+    return {name: start[name] if name in start else free[rest.index(name) % len(free)] for name in names}
 
 
 class Grid:

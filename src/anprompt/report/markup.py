@@ -53,9 +53,7 @@ class Line(NamedTuple):
     style: int | None = None
 
 
-def table(
-    name: str, columns: Sequence[str], lines: Iterable[Line], *, left: Sequence[int] = (), kind: str = ""
-) -> str:
+def table(name: str, columns: Sequence[str], lines: Iterable[Line], *, left: Sequence[int] = (), kind: str = "") -> str:
     """A table with row headings in a box of its own that scrolls sideways where it has to.
 
     Args:
@@ -67,13 +65,10 @@ def table(
         for index, column in enumerate(columns)
     )
     body = "".join(
-        f"<tr>{row_head(line.head, line.style)}"
-        f"{''.join(cell.html() for cell in line.cells)}</tr>"
-        for line in lines
+        f"<tr>{row_head(line.head, line.style)}{''.join(cell.html() for cell in line.cells)}</tr>" for line in lines
     )
     return box(
-        name,
-        f'<table{f" class={kind}" if kind else ""}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>',
+        name, f"<table{f' class={kind}' if kind else ''}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
@@ -112,8 +107,7 @@ def figures(values: Sequence[float | None], *, unders: Sequence[str] = (), decim
     """A row's values, right-aligned."""
     unders = unders or [""] * len(values)
     return [
-        Cell(MISSING if value is None else f"{value:.{decimals}f}", "n", under)
-        for value, under in zip(values, unders)
+        Cell(MISSING if value is None else f"{value:.{decimals}f}", "n", under) for value, under in zip(values, unders)
     ]
 
 

@@ -101,9 +101,7 @@ def _panels(
     return f'<div class="grid">{html}</div>' if grid_of else html
 
 
-def _curves(
-    grid: Grid, half: str, wanted: Mapping[int, Sequence[str]], styles: dict[str, int]
-) -> list[plots.Curve]:
+def _curves(grid: Grid, half: str, wanted: Mapping[int, Sequence[str]], styles: dict[str, int]) -> list[plots.Curve]:
     curves = []
     for method in grid.methods:
         points = [(0.0, grid.mean(method, half, [CLEAN]))]

@@ -125,8 +125,7 @@ def _ranks(grid: Grid) -> stats.Ranks | None:
     if len(grid.methods) < 3 or len(grid.datasets) < 2:
         return None
     scores = {
-        m: {d: value for d in grid.datasets if (value := cell_mean(grid, d, m, "h")) is not None}
-        for m in grid.methods
+        m: {d: value for d in grid.datasets if (value := cell_mean(grid, d, m, "h")) is not None} for m in grid.methods
     }
     try:
         return stats.average_ranks(scores)

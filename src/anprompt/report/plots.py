@@ -85,8 +85,7 @@ def chart(
     shapes = "".join(_curve(curve, frame) for curve in drawn)
     words = dict(x_ticks)
     told = "; ".join(
-        f"{c.name}: " + ", ".join(f"{words.get(x, f'{x:g}')}: {y:.1f} %" for x, y in zip(c.x, c.y))
-        for c in drawn
+        f"{c.name}: " + ", ".join(f"{words.get(x, f'{x:g}')}: {y:.1f} %" for x, y in zip(c.x, c.y)) for c in drawn
     )
     return _figure(title, told, frame.axes(x_ticks, x_name) + shapes)
 

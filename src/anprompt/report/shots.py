@@ -30,9 +30,7 @@ def few_shot(records: Sequence[Record], styles: dict[str, int]) -> str:
     return markup.note(text) + key + (mean or "") + (each if mean else f'<div class="grid">{each}</div>')
 
 
-def shot_spread(
-    records: Sequence[Record], datasets: Sequence[str], method: str, shots: int | None
-) -> Spread | None:
+def shot_spread(records: Sequence[Record], datasets: Sequence[str], method: str, shots: int | None) -> Spread | None:
     """Mean and spread over the seeds that all data sets have, of the mean over data sets.
 
     What trains nothing has no shots: its one run counts for all of them.

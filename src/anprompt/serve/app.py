@@ -32,17 +32,7 @@ from anprompt.serve import schema
 from anprompt.serve.batching import Batcher, Closed, Full
 from anprompt.serve.engine import Engine, Names, Scores, Task
 from anprompt.serve.forms import Ask
-from anprompt.serve.guard import (
-    BODY_RATE,
-    Guard,
-    Room,
-    TooLarge,
-    TooSlowly,
-    failure,
-    read_body,
-    refusal,
-    too_large,
-)
+from anprompt.serve.guard import BODY_RATE, Guard, Room, TooLarge, TooSlowly, failure, read_body, refusal, too_large
 from anprompt.serve.influence import covered, influence
 from anprompt.serve.metrics import Metrics
 from anprompt.serve.page import page, page_policy
@@ -164,9 +154,7 @@ class Service:
                     408, f"The body comes too slowly, at less than {BODY_RATE // 1024} KB a second.", Connection="close"
                 )
             except asyncio.TimeoutError:
-                return refusal(
-                    408, f"The body did not come within {self.settings.seconds:g} s.", Connection="close"
-                )
+                return refusal(408, f"The body did not come within {self.settings.seconds:g} s.", Connection="close")
             kind, client = request.headers.get("content-type", ""), request.client.host if request.client else ""
             answer = asyncio.ensure_future(self._answer(kind, body, client))
             del body
@@ -244,9 +232,7 @@ def _prediction(ask: Ask, seen: Seen, scores: Sequence[Scores], names: Names) ->
 
 def _top(logits: torch.Tensor, names: Names, count: int) -> list[dict[str, Any]]:
     values, labels = logits.softmax(dim=0).topk(min(count, len(names)))
-    return [
-        {"class": names[label], "probability": value} for value, label in zip(values.tolist(), labels.tolist())
-    ]
+    return [{"class": names[label], "probability": value} for value, label in zip(values.tolist(), labels.tolist())]
 
 
 def _png(view: np.ndarray) -> str:

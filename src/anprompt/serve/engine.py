@@ -16,7 +16,7 @@ from anprompt.methods import build_method
 from anprompt.methods.base import Head, Method, Parts
 from anprompt.methods.classifier import Classifier
 from anprompt.prompting.compute import threads_for
-from anprompt.prompting.prompts import Vision
+from anprompt.prompting.prompts import ImageState
 from anprompt.utils.byte_cache import ByteCache
 
 KEPT_BYTES = 256 * 2**20
@@ -56,9 +56,7 @@ class Engine:
         pinned: a list that is never forgotten, whatever others ask.
     """
 
-    def __init__(
-        self, method: Method, lists: int = 64, kept_bytes: int = KEPT_BYTES, pinned: Names = ()
-    ) -> None:
+    def __init__(self, method: Method, lists: int = 64, kept_bytes: int = KEPT_BYTES, pinned: Names = ()) -> None:
         self.method, self.backbone, self.pinned = method, method.backbone, pinned
         self.plain = build_method("zeroshot", self.backbone, ("thing",), template=method.template)
         self._ready: ByteCache[tuple[Names, bool], Classifier] = ByteCache(kept_bytes, lists)
@@ -97,14 +95,12 @@ class Engine:
             for names in dict.fromkeys(task.names for task in tasks):
                 rows = [index for index, task in enumerate(tasks) if task.names == names]
                 zeroshot = any(tasks[row].zeroshot for row in rows)
-                part = vision if len(rows) == len(tasks) else Vision(vision.trunk[rows], vision.frozen[rows])
+                part = vision if len(rows) == len(tasks) else ImageState(vision.trunk[rows], vision.frozen[rows])
                 for row, result in zip(rows, self._answers(part, names, zeroshot, len(rows))):
                     results[row] = result
         return results
 
-    def _answers(
-        self, vision: Vision, names: Names, zeroshot: bool, count: int
-    ) -> Sequence[Scores | Exception]:
+    def _answers(self, vision: ImageState, names: Names, zeroshot: bool, count: int) -> Sequence[Scores | Exception]:
         try:
             ready = self.classifier(names)
             adapter = logits_of(self.method, vision, ready.text, ready.head, ready.temperature)

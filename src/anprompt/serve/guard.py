@@ -159,9 +159,7 @@ class Guard:
 
 def too_large(settings: Settings) -> Response:
     """413. The rest of the body is not read, so the connection ends."""
-    return refusal(
-        413, f"The body has more than {settings.body:,} bytes; send a smaller picture.", Connection="close"
-    )
+    return refusal(413, f"The body has more than {settings.body:,} bytes; send a smaller picture.", Connection="close")
 
 
 async def read_body(

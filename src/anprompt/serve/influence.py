@@ -55,7 +55,5 @@ def influence(whole: Tensor, parts: Tensor, names: tuple[str, ...], grid: int = 
         "grid": grid,
         "probability": float(whole.softmax(dim=0)[label]),
         "change": [[round(v, 5) for v in row] for row in lost.view(grid, grid).tolist()],
-        "covered": [
-            [round(v, 7) for v in row] for row in parts.softmax(dim=1)[:, label].view(grid, grid).tolist()
-        ],
+        "covered": [[round(v, 7) for v in row] for row in parts.softmax(dim=1)[:, label].view(grid, grid).tolist()],
     }

@@ -35,7 +35,9 @@ HEADER_MOST = 64_000_000  # bytes of a JSON header; the class list of a request 
 LEAVE_AT = 0.5  # share of a quick reader's time after which a request with more images is handed on
 
 
-def pack(header: dict[str, Any], body: bytes | bytearray | memoryview = b"") -> tuple[bytes, bytes | bytearray | memoryview]:
+def pack(
+    header: dict[str, Any], body: bytes | bytearray | memoryview = b""
+) -> tuple[bytes, bytes | bytearray | memoryview]:
     """A message: its beginning, and the bytes that follow."""
     text = json.dumps(header).encode("ascii")
     return LENGTHS.pack(len(text), len(body)) + text, body

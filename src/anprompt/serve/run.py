@@ -149,7 +149,9 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
     except (OSError, UnicodeError, OverflowError) as error:
-        raise UserError(f"Can't listen on {host} port {port} ({_reason(error)}); try another --port or --host.") from None
+        raise UserError(
+            f"Can't listen on {host} port {port} ({_reason(error)}); try another --port or --host."
+        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from anprompt.evaluation.statistics import Spread
 from anprompt.tables.build import sheets
-from anprompt.tables.render import (
-    MARK,
-    check_tables,
-    to_csv,
-    to_latex,
-    to_markdown,
-    to_terminal,
-    write_sheets,
-)
+from anprompt.tables.render import MARK, check_tables, to_csv, to_latex, to_markdown, to_terminal, write_sheets
 from anprompt.tables.rows import (
     CLEAN,
     HEADER,

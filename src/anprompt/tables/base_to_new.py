@@ -56,7 +56,9 @@ def _borrowed(records: Iterable[Record]) -> list[str]:
     names = list(dict.fromkeys(label(r) for r in records if r.get("method", {}).get("new_classes") == "zero-shot"))
     if not names:
         return []
-    return [f"New classes of {', '.join(map(nice, names))}: zero-shot CLIP's, as what was learned says nothing of them."]
+    return [
+        f"New classes of {', '.join(map(nice, names))}: zero-shot CLIP's, as what was learned says nothing of them."
+    ]
 
 
 def _line(group: str, method: str, spreads: list[Spread | None]) -> list[Line]:

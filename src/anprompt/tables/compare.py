@@ -56,9 +56,7 @@ def paired_sheet(batch: Batch, grid: Grid, reference: str, measures: Mapping[str
     if not lines:
         return None
     title = batch.title(f"{reference} against the others, run by run")
-    return Sheet(
-        title, note(batch.records, PAIRED_NOTE), ("measure", "pair"), columns(PAIRED, NEITHER), tuple(lines)
-    )
+    return Sheet(title, note(batch.records, PAIRED_NOTE), ("measure", "pair"), columns(PAIRED, NEITHER), tuple(lines))
 
 
 def picture_sheet(batch: Batch, grid: Grid, reference: str, entries: Entries) -> Sheet | None:
@@ -122,9 +120,9 @@ def rank_sheet(batch: Batch, grid: Grid, measures: Mapping[str, Values]) -> Shee
     tests = ", ".join(f"{name} p = {r.p:.2g}" for name, r in found.items() if r.p is not None)
     count = next(iter(found.values())).datasets
     where = "the one data set" if count == 1 else f"each of the {count} data sets"
-    told = f"1 is the best; means over the seeds that a method has, ranked on {where} that all methods have, ties shared."
+    told = (
+        f"1 is the best; means over the seeds that a method has, ranked on {where} that all methods have, ties shared."
+    )
     friedman = f" Friedman test that all rank alike: {tests}." if tests else ""
     heads = tuple(Column(name, LOW) for name in found)
-    return Sheet(
-        batch.title("average rank"), note(batch.records, told + friedman), ("", "method"), heads, tuple(lines)
-    )
+    return Sheet(batch.title("average rank"), note(batch.records, told + friedman), ("", "method"), heads, tuple(lines))

@@ -42,8 +42,7 @@ def by_shots(batch: Batch, reference: str) -> dict[str, Grid]:
     shots = shots or {record["spec"].get("shots") for record in still}
     return {
         shots_text(number): Grid.of(
-            [r for r in batch.records if r["spec"].get("shots") == number and not untrained(r)] + still,
-            reference,
+            [r for r in batch.records if r["spec"].get("shots") == number and not untrained(r)] + still, reference
         )
         for number in sorted(shots, key=shots_order)
     }
@@ -93,7 +92,5 @@ def _averages(whole: Grid, values: Mapping[str, Values]) -> list[Line]:
     return [
         line
         for method in whole.methods
-        for line in line_of(
-            group, method, [average_spread(found, method, whole.datasets) for found in values.values()]
-        )
+        for line in line_of(group, method, [average_spread(found, method, whole.datasets) for found in values.values()])
     ]

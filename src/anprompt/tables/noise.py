@@ -20,17 +20,7 @@ from anprompt.noise.image import IMAGENET_C
 from anprompt.tables.compare import paired_sheet
 from anprompt.tables.cost import cost_sheet
 from anprompt.tables.rows import shown_name
-from anprompt.tables.runs import (
-    Batch,
-    Grid,
-    Measure,
-    Values,
-    average_spread,
-    layout_of,
-    note,
-    spread_note,
-    topic_of,
-)
+from anprompt.tables.runs import Batch, Grid, Measure, Values, average_spread, layout_of, note, spread_note, topic_of
 from anprompt.tables.sheet import HIGH, LOW, Cell, Column, Line, Sheet, columns
 
 PARTS = ("base", "new", "all", "source")  # then targets, by name
@@ -256,9 +246,7 @@ def _severities(batch: Batch, grid: Grid, found: Iterable[Block], told: Sequence
         at = [block.only(lambda c, s=strength: split(c)[2] == s) for strength in strengths]  # type: ignore[misc]
         values = [grid.values(summary(block)["clean"]), *(grid.values(mean_accuracy(part)) for part in at)]
         lines += _lines(grid, block, heads, values)
-    about = note(
-        batch.records, "Accuracy in percent, mean over the families at each severity or strength.", *told
-    )
+    about = note(batch.records, "Accuracy in percent, mean over the families at each severity or strength.", *told)
     return Sheet(batch.title("by severity"), about, ("classes, noise", "method"), columns(heads), tuple(lines))
 
 
@@ -300,6 +288,4 @@ def _read(grid: Grid, block: Block) -> Values:
 
 def _average(grid: Grid, values: Values, method: str) -> Spread | None:
     """Over the data sets that have any figure at all; a method that lacks one of them has no average."""
-    return average_spread(
-        values, method, [d for d in grid.datasets if any(d in sets for sets in values.values())]
-    )
+    return average_spread(values, method, [d for d in grid.datasets if any(d in sets for sets in values.values())])

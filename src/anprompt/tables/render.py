@@ -70,9 +70,7 @@ def to_terminal(sheet: Sheet) -> Group:
     for row, (group, name, figures) in enumerate(_shown(sheet)):
         if _begins(sheet, row):
             table.add_section()
-        texts = [
-            Text(text, style="bold" if (row, column) in best else "") for column, text in enumerate(figures)
-        ]
+        texts = [Text(text, style="bold" if (row, column) in best else "") for column, text in enumerate(figures)]
         table.add_row(*[Text(text) for text in (group, name)[2 - stubs :]], *texts)
     return Group(Text(plain(sheet.title), style="bold"), table, Text(plain(sheet.note), style="dim"))
 
@@ -87,9 +85,7 @@ def _markdown(sheet: Sheet) -> str:
     stubs, best = (2 if sheet.stub[0] else 1), sheet.best()
     lines = [_bar(map(_md, _heads(sheet))), "|" + "---|" * stubs + "--:|" * len(sheet.columns)]
     for row, (group, name, figures) in enumerate(_shown(sheet)):
-        shown = [
-            f"**{_md(text)}**" if (row, column) in best else _md(text) for column, text in enumerate(figures)
-        ]
+        shown = [f"**{_md(text)}**" if (row, column) in best else _md(text) for column, text in enumerate(figures)]
         lines.append(_bar([*map(_md, (group, name)[2 - stubs :]), *shown]))
     return f"## {_md(sheet.title)}\n\n" + "\n".join(lines) + f"\n\n{_md(sheet.note)}\n"
 
@@ -125,9 +121,7 @@ def _latex(sheet: Sheet) -> str:
             for column, text in enumerate(figures)
         ]
         # the brace keeps a first cell like "[x]" from being read as the option of the break above
-        lines.append(
-            " & ".join(["{}" + latex_escape(text) for text in (group, name)[2 - stubs :]] + shown) + r" \\"
-        )
+        lines.append(" & ".join(["{}" + latex_escape(text) for text in (group, name)[2 - stubs :]] + shown) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

@@ -81,9 +81,7 @@ def nice(method: str) -> str:
 def label(record: Record) -> str:
     """The method as a table names it: its preset, and whatever was set differently."""
     spec = record["spec"]
-    changed = [
-        f"{key}={value}" for part in ("settings", "train") for key, value in spec.get(part, {}).items()
-    ]
+    changed = [f"{key}={value}" for part in ("settings", "train") for key, value in spec.get(part, {}).items()]
     return spec["method"] + (f" ({', '.join(changed)})" if changed else "")
 
 
@@ -225,19 +223,11 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     columns = ("base", "new", "h")
     writer.writerow(
-        [
-            "data",
-            "method",
-            "condition",
-            "seeds",
-            *(f"{c}_{k}" for c in columns for k in ("mean", "std", "ci95")),
-        ]
+        ["data", "method", "condition", "seeds", *(f"{c}_{k}" for c in columns for k in ("mean", "std", "ci95"))]
     )
     for row in rows:
         spreads = (row.base, row.new, row.h)
-        figures = [
-            "" if value is None else f"{value:.6f}" for s in spreads for value in (s.mean, s.std, s.half)
-        ]
+        figures = ["" if value is None else f"{value:.6f}" for s in spreads for value in (s.mean, s.std, s.half)]
         writer.writerow([row.dataset, row.method, row.condition, row.seeds, *figures])
     return out.getvalue()
 

@@ -214,9 +214,7 @@ def line_of(group: str, method: str, spreads: Sequence[Spread | None]) -> list[L
     return [Line(group, method, tuple(map(Cell.of, spreads)))] if any(spreads) else []
 
 
-def by_dataset(
-    grid: Grid, values: Iterable[Values], line: Callable[..., list[Line]] = line_of
-) -> list[Line]:
+def by_dataset(grid: Grid, values: Iterable[Values], line: Callable[..., list[Line]] = line_of) -> list[Line]:
     """A group for each data set, a line for each method, a column for each of the values."""
     columns = list(values)
     return [

@@ -101,9 +101,7 @@ class Sheet:
     def __post_init__(self) -> None:
         for line in self.lines:
             if len(line.cells) != len(self.columns):
-                raise ValueError(
-                    f"{self.title}: {line.name} has {len(line.cells)} of {len(self.columns)} cells"
-                )
+                raise ValueError(f"{self.title}: {line.name} has {len(line.cells)} of {len(self.columns)} cells")
 
     def best(self) -> set[tuple[int, int]]:
         """(line, column) of the best figures; all that are level with the best. A figure that stands alone is not marked."""

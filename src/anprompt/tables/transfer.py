@@ -20,10 +20,7 @@ SOURCE, TARGETS = "source", "average of targets"
 def entries(record: Record) -> dict[str, Mapping[str, Any]]:
     """The source's entry, and every target's by its name."""
     targets = record["metrics"]["targets"]
-    return {
-        SOURCE: record["metrics"][SOURCE],
-        **{shown_name(name): targets[name] for name in sorted(targets)},
-    }
+    return {SOURCE: record["metrics"][SOURCE], **{shown_name(name): targets[name] for name in sorted(targets)}}
 
 
 def transfer_sheets(batch: Batch, reference: str) -> list[Sheet]:
@@ -50,9 +47,7 @@ def _accuracy(name: str) -> Callable[[Record], float | None]:
 
 def _mean_of_targets(batch: Batch) -> Callable[[Record], float | None]:
     """Of runs that have all targets of their source; the mean over fewer would be of something else."""
-    expected = {
-        source: target_names(batch, source) for source in {r["spec"]["dataset"] for r in batch.records}
-    }
+    expected = {source: target_names(batch, source) for source in {r["spec"]["dataset"] for r in batch.records}}
 
     def measure(record: Record) -> float | None:
         found, names = entries(record), expected[record["spec"]["dataset"]]

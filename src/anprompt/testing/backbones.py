@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.errors import UserError
-from anprompt.prompting.prompts import DeepTokens, class_bank, prompted_image, prompted_text, see
+from anprompt.prompting.prompts import DeepTokens, class_state, prompted_image, prompted_text, see
 from anprompt.testing.methods import pixels
 from anprompt.testing.outcomes import Outcome, require, run_checks
 
@@ -27,10 +27,7 @@ def dims_are_true(backbone: Backbone) -> None:
     """`dims`, `mean`, `std`, `logit_scale` and the fingerprint are those of the model, by the shapes that come out."""
     dims, tokens = backbone.dims, backbone.complete(backbone.tokenize(SENTENCES))
     shapes = {
-        "embed_text": (
-            backbone.embed_text(tokens.ids),
-            (len(SENTENCES), tokens.ids.shape[1], dims.text_width),
-        ),
+        "embed_text": (backbone.embed_text(tokens.ids), (len(SENTENCES), tokens.ids.shape[1], dims.text_width)),
         "embed_image": (_image_start(backbone)[:, :1], (2, 1, dims.vision_width)),
         "encode_text": (backbone.encode_text(SENTENCES), (len(SENTENCES), dims.embed)),
         "encode_image": (backbone.encode_image(pixels(backbone).to(backbone.dtype)), (2, dims.embed)),
@@ -64,9 +61,7 @@ def pieces_are_the_whole(backbone: Backbone) -> None:
         whole = run(x)
         for split in sorted({1, 2, depth}):
             pieces = run(run(x, 1, split - 1), split)
-            require(
-                torch.equal(pieces, whole), f"{name} cut before block {split} of {depth} gives another result"
-            )
+            require(torch.equal(pieces, whole), f"{name} cut before block {split} of {depth} gives another result")
 
 
 def hook_sees_every_block_once(backbone: Backbone) -> None:
@@ -84,12 +79,9 @@ def hook_sees_every_block_once(backbone: Backbone) -> None:
             return x
 
         require(
-            torch.equal(run(x, hook=note), run(x)),
-            f"{name} under a hook that changes nothing gives another result",
+            torch.equal(run(x, hook=note), run(x)), f"{name} under a hook that changes nothing gives another result"
         )
-        require(
-            seen == list(range(1, depth + 1)), f"{name} calls its hook at blocks {seen}, not at 1 to {depth}"
-        )
+        require(seen == list(range(1, depth + 1)), f"{name} calls its hook at blocks {seen}, not at 1 to {depth}")
 
 
 def stock_forward_is_met(backbone: Backbone) -> None:
@@ -139,12 +131,10 @@ def engines_agree(backbone: Backbone) -> None:
     """Exact sharing by `text_parts` and `vision_parts` equals whole sequences with prompts in (1e-5)."""
     generator, dims = torch.Generator().manual_seed(1), backbone.dims
     first, count = max(1, min(dims.text_depth, dims.vision_depth) // 2), 2
-    bank, state = class_bank(backbone, SENTENCES, SENTENCES, first), see(backbone, pixels(backbone), first)
+    bank, state = class_state(backbone, SENTENCES, SENTENCES, first), see(backbone, pixels(backbone), first)
 
     def hook(width: int, depth: int) -> DeepTokens:
-        return DeepTokens(
-            list(0.02 * torch.randn(depth - first + 1, count, width, generator=generator)), first
-        )
+        return DeepTokens(list(0.02 * torch.randn(depth - first + 1, count, width, generator=generator)), first)
 
     text, image = hook(dims.text_width, dims.text_depth), hook(dims.vision_width, dims.vision_depth)
     shared, plain = (
@@ -175,10 +165,7 @@ def backbone_checks() -> list[str]:
 
 @torch.no_grad()
 def check_backbone(
-    backbone: str | Backbone,
-    *,
-    only: Iterable[str] | None = None,
-    expected_failures: Mapping[str, str] | None = None,
+    backbone: str | Backbone, *, only: Iterable[str] | None = None, expected_failures: Mapping[str, str] | None = None
 ) -> list[Outcome]:
     """Check that a backbone keeps the contract of `anprompt.backbones.base.Backbone`.
 

@@ -70,10 +70,7 @@ def optimiser(method: Method[Any]) -> torch.optim.Optimizer:
 
 def total_loss(method: Method[Any], step: int = 0, count: int = 2) -> Tensor:
     """The sum of the loss parts of one batch of `count` images, a scalar in fp32."""
-    bank, state = (
-        method.prepare(method.trained_classnames),
-        method.image_state(pixels(method.backbone, count)),
-    )
+    bank, state = (method.prepare(method.trained_classnames), method.image_state(pixels(method.backbone, count)))
     labels = torch.arange(count) % len(method.trained_classnames)
     return torch.stack([part.float() for part in method.loss(state, labels, bank, step).values()]).sum()
 
@@ -130,18 +127,14 @@ def step_changes_own_tensors_alone(case: MethodCase) -> None:
         train_step(method, optimizer, step)
     for key, parameter in method.named_parameters():
         gradient = parameter.grad
-        require(
-            gradient is not None and bool(torch.isfinite(gradient).all()), f"{key} has no finite gradient"
-        )
+        require(gradient is not None and bool(torch.isfinite(gradient).all()), f"{key} has no finite gradient")
         require(not torch.equal(parameter, before[key]), f"{key} never moved")
     for key, value in backbone.state_dict().items():
         require(torch.equal(value, frozen[key]), f"{key} of the backbone moved")
     for key, value in method.named_buffers():
         require(torch.equal(value, fixed[key]), f"the buffer {key} moved")
     for key, parameter in backbone.named_parameters():
-        require(
-            parameter.grad is None and not parameter.requires_grad, f"{key} of the backbone has a gradient"
-        )
+        require(parameter.grad is None and not parameter.requires_grad, f"{key} of the backbone has a gradient")
 
 
 def tensors_do_not_pile_up(*cases: MethodCase) -> None:
@@ -155,9 +148,7 @@ def tensors_do_not_pile_up(*cases: MethodCase) -> None:
         if step in (1, 4):
             gc.collect()
             counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
-    require(
-        counts[1] <= counts[0], f"{counts[1] - counts[0]} tensors more are alive after three further steps"
-    )
+    require(counts[1] <= counts[0], f"{counts[1] - counts[0]} tensors more are alive after three further steps")
 
 
 def engines_agree(case: MethodCase) -> None:
@@ -175,9 +166,7 @@ def engines_agree(case: MethodCase) -> None:
     torch.testing.assert_close(shared_loss, plain_loss, atol=1e-5, rtol=1e-5)
     for key, gradient in plain.items():
         apart, norm = float((shared[key] - gradient).norm()), float(gradient.norm())  # type: ignore[operator,union-attr]
-        require(
-            apart <= 1e-4 * max(1e-6, norm), f"the gradients of {key} differ by {apart:.1e} (norm {norm:.1e})"
-        )
+        require(apart <= 1e-4 * max(1e-6, norm), f"the gradients of {key} differ by {apart:.1e} (norm {norm:.1e})")
 
 
 # --- saving ---------------------------------------------------------------------------------------
@@ -193,9 +182,7 @@ def save_and_load_give_equal_answers(case: MethodCase) -> None:
         file = Path(folder) / "tensors.safetensors"
         write_tensors(file, method.state_dict(), {"format": "pt"})
         other.load_state_dict(read_tensors(file)[0])
-    require(
-        torch.equal(answer(method), answer(other)), "a loaded method answers differently from the saved one"
-    )
+    require(torch.equal(answer(method), answer(other)), "a loaded method answers differently from the saved one")
 
 
 def state_holds_no_backbone(case: MethodCase) -> None:
@@ -214,9 +201,7 @@ def state_holds_no_backbone(case: MethodCase) -> None:
 def no_parameter_lives_in_a_list(case: MethodCase) -> None:
     """A ParameterList or ParameterDict is empty in the copies that DataParallel makes; stack the prompts instead."""
     kinds = {type(module).__name__ for module in case.build().modules()}
-    require(
-        not kinds & {"ParameterList", "ParameterDict"}, "parameters in a list are lost under DataParallel"
-    )
+    require(not kinds & {"ParameterList", "ParameterDict"}, "parameters in a list are lost under DataParallel")
 
 
 # --- class lists ----------------------------------------------------------------------------------
@@ -261,10 +246,7 @@ def head_follows_the_class_list(case: MethodCase) -> None:
     method = case.build()
     require(Classifier(method, NAMES[:2]).head == "trained", "trained classes do not get the trained head")
     if case.cls.opens:
-        require(
-            Classifier(method, [*NAMES, "lynx"]).head == "unseen",
-            "a list with a new class gets the trained head",
-        )
+        require(Classifier(method, [*NAMES, "lynx"]).head == "unseen", "a list with a new class gets the trained head")
 
 
 # --- precision ------------------------------------------------------------------------------------
@@ -293,9 +275,7 @@ def half_width_backbone_agrees(case: MethodCase) -> None:
     for key, parameter in method.named_parameters():
         require(parameter.dtype == torch.float32, f"{key} follows the backbone's precision")
     half = answer(method)
-    require(
-        half.dtype == torch.float32 and bool(torch.isfinite(half).all()), "logits are not finite fp32 numbers"
-    )
+    require(half.dtype == torch.float32 and bool(torch.isfinite(half).all()), "logits are not finite fp32 numbers")
     # Eight bits of mantissa: near the fp32 answer, measured in the spread of the answers themselves.
     full = answer(case.build())
     apart, allowed = float((half - full).abs().max()), 0.25 * max(1.0, float(full.std()))
@@ -364,9 +344,7 @@ def answers_are_never_stale(case: MethodCase) -> None:
         answers.append(answer(method))
         fresh = case.build()
         fresh.load_state_dict(method.state_dict())
-        require(
-            torch.equal(answers[-1], answer(fresh.eval())), f"the answer after step {step + 1} is an old one"
-        )
+        require(torch.equal(answers[-1], answer(fresh.eval())), f"the answer after step {step + 1} is an old one")
     for before, after in itertools.pairwise(answers):
         require(not torch.equal(before, after), "a step changes no answer")
 
@@ -374,9 +352,7 @@ def answers_are_never_stale(case: MethodCase) -> None:
 def training_mode_changes_no_answer(case: MethodCase) -> None:
     """`train()` and `eval()` give the same logits."""
     method = case.build()
-    require(
-        torch.equal(answer(method.train()), answer(method.eval())), "train() and eval() answer differently"
-    )
+    require(torch.equal(answer(method.train()), answer(method.eval())), "train() and eval() answer differently")
 
 
 # --- what is written down -------------------------------------------------------------------------
@@ -419,19 +395,13 @@ def settings_are_documented(case: MethodCase) -> None:
     """The class says its name and paper ("" for none), and the docstring of its config describes every setting."""
     cls = case.cls
     require(
-        bool(re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", cls.name)),
-        f"the name {cls.name!r} is not a plain lower-case word",
+        bool(re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", cls.name)), f"the name {cls.name!r} is not a plain lower-case word"
     )
     told = re.fullmatch(r"|arXiv \d{4}\.\d{5}|doi:\S+|https://\S+", cls.paper)
-    require(
-        told is not None,
-        f"the paper {cls.paper!r} is neither 'arXiv 1234.56789', 'doi:...', a link, nor empty",
-    )
+    require(told is not None, f"the paper {cls.paper!r} is neither 'arXiv 1234.56789', 'doi:...', a link, nor empty")
     documented = "".join(parent.__doc__ or "" for parent in cls.Config.__mro__)
     for key in cls.Config().to_dict():
-        require(
-            key in documented, f"setting {key!r} is not described in the docstring of {cls.Config.__name__}"
-        )
+        require(key in documented, f"setting {key!r} is not described in the docstring of {cls.Config.__name__}")
 
 
 CHECKS = {
@@ -480,7 +450,5 @@ def check_method(
         'passed'
     """
     opened = tiny_backbone() if backbone is None else backbone
-    case = MethodCase(
-        method, opened if isinstance(opened, Backbone) else load_backbone(opened), settings or {}
-    )
+    case = MethodCase(method, opened if isinstance(opened, Backbone) else load_backbone(opened), settings or {})
     return run_checks(f"method {case.cls.name!r}", case, CHECKS, only, expected_failures)

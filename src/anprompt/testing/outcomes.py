@@ -68,9 +68,7 @@ def run_checks(
             checks[name](case)
         except Exception as error:  # whatever a stranger's code raises is a check that failed
             status = "expected" if name in expected else "failed"
-            outcomes.append(
-                Outcome(name, status, expected.get(name) or f"{type(error).__name__}: {first_line(error)}")
-            )
+            outcomes.append(Outcome(name, status, expected.get(name) or f"{type(error).__name__}: {first_line(error)}"))
         else:
             outcomes.append(Outcome(name, "passed"))
     broken = [one for one in outcomes if one.status == "failed"]

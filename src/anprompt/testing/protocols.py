@@ -14,7 +14,7 @@ from pathlib import Path
 
 from anprompt.data.types import Dataset
 from anprompt.evaluation.conditions import Condition
-from anprompt.experiments import Event, Lab, RunSpec
+from anprompt.experiments import Event, ExperimentContext, RunSpec
 from anprompt.experiments.protocols import PROTOCOLS, Part, Protocol, protocol
 from anprompt.experiments.records import Record, read_records
 from anprompt.experiments.sweep import run_all
@@ -45,9 +45,9 @@ class ProtocolCase:
             conditions=CONDITIONS, targets=targets,
         )  # fmt: skip
 
-    def context(self) -> Lab:
+    def context(self) -> ExperimentContext:
         """A fresh one, with the tiny backbone."""
-        context = Lab()
+        context = ExperimentContext()
         context.use("tiny", tiny_backbone())
         return context
 
@@ -59,7 +59,7 @@ class ProtocolCase:
                 events.append(event.kind)
 
         specs = [self.specification(method) for method in METHODS]
-        return run_all(specs, self.folder / runs, lab=self.context(), observe=observe)
+        return run_all(specs, self.folder / runs, context=self.context(), observe=observe)
 
     @cached_property
     def records(self) -> list[Record]:
@@ -76,14 +76,9 @@ class ProtocolCase:
 def it_says_what_it_is(case: ProtocolCase) -> None:
     """Name, title, figures, classes, shots, layout and recipe are of the kinds that all others read."""
     one = case.protocol
-    require(
-        bool(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", one.name)),
-        f"the name {one.name!r} is not words-with-dashes",
-    )
+    require(bool(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", one.name)), f"the name {one.name!r} is not words-with-dashes")
     require(bool(one.title.strip()) and one.title.isprintable(), "the title is empty")
-    require(
-        bool(one.figures) and len(set(one.figures)) == len(one.figures), "figures are none, or one name twice"
-    )
+    require(bool(one.figures) and len(set(one.figures)) == len(one.figures), "figures are none, or one name twice")
     require(one.classes in ("all", "base", "new"), f"classes is {one.classes!r}, not 'all', 'base' or 'new'")
     whole = all(shots is None or (isinstance(shots, int) and shots > 0) for shots in one.shots)
     require(bool(one.shots) and whole, "shots are not numbers from 1 on, or None for all images")
@@ -100,20 +95,15 @@ def parts_can_be_tested(case: ProtocolCase) -> None:
     require(bool(parts), "there are no parts to test")
     for name, part in parts.items():
         require(bool(part.data.test), f"part {name!r} has no test images")
-        require(
-            part.head in HEADS,
-            f"part {name!r} has the head {part.head!r}, which is none of {', '.join(HEADS)}",
-        )
+        require(part.head in HEADS, f"part {name!r} has the head {part.head!r}, which is none of {', '.join(HEADS)}")
         count = len(part.data.classnames)
         require(
-            all(0 <= item.label < count for item in part.data.test),
-            f"part {name!r} has labels outside its classes",
+            all(0 <= item.label < count for item in part.data.test), f"part {name!r} has labels outside its classes"
         )
     again = case.parts()[2]
     same = {name: (part.data.classnames, part.data.test, part.head) for name, part in parts.items()}
     require(
-        same == {name: (p.data.classnames, p.data.test, p.head) for name, p in again.items()},
-        "parts change by asking",
+        same == {name: (p.data.classnames, p.data.test, p.head) for name, p in again.items()}, "parts change by asking"
     )
 
 
@@ -127,9 +117,7 @@ def record_tells_the_run(case: ProtocolCase) -> None:
 
 def headline_has_the_figures(case: ProtocolCase) -> None:
     """`headline` gives percentages under the names of `figures`, the same of a record that was written and read."""
-    written = (
-        {record["spec_hash"]: record for record in read_records(case.folder / "runs")} if case.records else {}
-    )
+    written = {record["spec_hash"]: record for record in read_records(case.folder / "runs")} if case.records else {}
     for record in case.records:
         figures = case.protocol.headline(record)
         require(bool(figures), "headline() is empty")
@@ -138,8 +126,7 @@ def headline_has_the_figures(case: ProtocolCase) -> None:
         for name, value in figures.items():
             require(math.isfinite(value) and 0 <= value <= 100, f"{name} is {value}, not a percentage")
         require(
-            case.protocol.headline(written[record["spec_hash"]]) == figures,
-            "a record read again has other figures",
+            case.protocol.headline(written[record["spec_hash"]]) == figures, "a record read again has other figures"
         )
 
 
@@ -149,18 +136,13 @@ def runs_repeat_and_are_not_repeated(case: ProtocolCase) -> None:
     case.run("runs", events)
     require(set(events) == {"skip"}, f"finished runs are run again ({', '.join(sorted(set(events)))})")
     for before, after in zip(first, case.run("again")):
-        require(
-            before["metrics"] == after["metrics"],
-            "the same specification gives other numbers the second time",
-        )
+        require(before["metrics"] == after["metrics"], "the same specification gives other numbers the second time")
 
 
 def tables_and_report_show_it(case: ProtocolCase) -> None:
     """Its records have a table with its title and a line a method, and a section of the report."""
     tables = sheets(case.records)
-    require(
-        bool(tables) and case.protocol.title in tables[0].title, "the first table does not bear the title"
-    )
+    require(bool(tables) and case.protocol.title in tables[0].title, "the first table does not bear the title")
     require(len(tables[0].lines) >= len(METHODS), "the first table has no line for each method")
     page = write_report(case.folder / "report.html", case.records, overwrite=True).read_text(encoding="utf-8")
     require(case.protocol.title in page, "the report does not bear the title")
@@ -224,6 +206,4 @@ def check_protocol(
     with tempfile.TemporaryDirectory() as folder, _known(one):
         tiny_image_folder(Path(folder) / "images")
         tiny_image_folder(Path(folder) / "others", seed=1)
-        return run_checks(
-            f"protocol {one.name!r}", ProtocolCase(one, Path(folder)), CHECKS, only, expected_failures
-        )
+        return run_checks(f"protocol {one.name!r}", ProtocolCase(one, Path(folder)), CHECKS, only, expected_failures)

@@ -34,12 +34,7 @@ def tiny_clip_folder(folder: str | Path) -> Path:
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    size = {
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 4,
-        "hidden_act": "quick_gelu",
-    }
+    size = {"intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 4, "hidden_act": "quick_gelu"}
     start, end = len(words) - 2, len(words) - 1
     text = {"vocab_size": len(words), "hidden_size": 32, "max_position_embeddings": 64, **size}
     text |= {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}

@@ -97,9 +97,7 @@ class TrainConfig(MethodConfig):
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"Training: lr must be a positive number, not {self.lr}.")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise UserError(
-                f"Training: crop_scale must be two numbers 0 < low <= high <= 1, not {self.crop_scale}."
-            )
+            raise UserError(f"Training: crop_scale must be two numbers 0 < low <= high <= 1, not {self.crop_scale}.")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch `epoch` (from 0): constant warm-up, then cosine over all epochs."""
@@ -120,5 +118,7 @@ class TrainConfig(MethodConfig):
         if 2 * self.warmup < self.epochs and self.warmup == self.warmup_epochs:
             return None
         part = f"{self.warmup} of {self.epochs} epochs" if self.warmup else "none"
-        asked = f"; the recipe's {self.warmup_epochs} would be the whole run" if self.warmup != self.warmup_epochs else ""
+        asked = (
+            f"; the recipe's {self.warmup_epochs} would be the whole run" if self.warmup != self.warmup_epochs else ""
+        )
         return f"warm-up at learning rate {self.warmup_lr:g}: {part}{asked}"

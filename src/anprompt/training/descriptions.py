@@ -32,9 +32,7 @@ def _kind(value: Any) -> str:
     return "an empty one" if value == {} else f"a {type(value).__name__}"
 
 
-def match_descriptions(
-    descriptions: Mapping[str, Sequence[str]], classnames: Sequence[str]
-) -> dict[str, list[str]]:
+def match_descriptions(descriptions: Mapping[str, Sequence[str]], classnames: Sequence[str]) -> dict[str, list[str]]:
     """The descriptions of these classes, whatever case and underscores the file's names have.
 
     Raises:

@@ -62,7 +62,7 @@ class Rows(Protocol):
         """Write what waits in memory."""
 
 
-class ViewBank(Protocol):
+class FeatureCache(Protocol):
     """A feature cache on disk or in memory, which keeps the rows of each data set, model and recipe apart."""
 
     def open(self, space: Mapping[str, Any]) -> Rows:
@@ -70,7 +70,7 @@ class ViewBank(Protocol):
 
 
 # --- memory ---------------------------------------------------------------------------------------
-class MemoryBank:
+class MemoryFeatureCache:
     """Rows in memory within a budget, the least recently used forgotten first.
 
     Args:
@@ -116,7 +116,7 @@ class _MemoryRows:
 
 
 # --- disk -----------------------------------------------------------------------------------------
-class DiskBank:
+class DiskFeatureCache:
     """Rows in a folder, shared between runs and between processes.
 
     Not a `utils.byte_cache.ByteCache`: its unit is a file that never changes, the order of use is the files' own times,
@@ -142,9 +142,7 @@ class DiskBank:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(
-                f"The view bank {str(folder)!r} can't be made ({reason}); choose another folder."
-            ) from None
+            raise UserError(f"The view bank {str(folder)!r} can't be made ({reason}); choose another folder.") from None
         except ValueError as error:
             raise UserError(f"The view bank can't be {str(folder)!r} ({error}).") from None
 
@@ -196,7 +194,7 @@ class DiskBank:
 class _DiskRows:
     """One space: an index of its shards, the open ones, and rows that wait to be written."""
 
-    def __init__(self, bank: DiskBank, space: Mapping[str, Any]) -> None:
+    def __init__(self, bank: DiskFeatureCache, space: Mapping[str, Any]) -> None:
         self.bank, self.space = bank, dict(space)
         self.name = space_name(space)
         self.folder = bank.folder / self.name

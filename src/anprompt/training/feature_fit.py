@@ -13,8 +13,8 @@ from anprompt.methods.frozen import FrozenFeatureMethod, Recipe, Shots
 from anprompt.prompting.compute import autocast
 from anprompt.prompting.process_group import Team
 from anprompt.training.callbacks import Callback, Callbacks, Step, named
-from anprompt.training.feature_cache import ViewBank
-from anprompt.training.frozen_features import Looks, TrainViews
+from anprompt.training.feature_cache import FeatureCache
+from anprompt.training.frozen_features import FrozenFeatures, TrainViews
 from anprompt.training.nan_watch import NonFiniteLoss
 from anprompt.training.state import TrainLog
 
@@ -35,7 +35,9 @@ class FeatureRecipe(Recipe, Protocol):
 class FeatureRun:
     """What callbacks may read of a training on features: the same names as a `training.loop.Run` has."""
 
-    def __init__(self, method: Method, config: FeatureRecipe, told: Sequence[tuple[str, Callback]], team: Team | None) -> None:
+    def __init__(
+        self, method: Method, config: FeatureRecipe, told: Sequence[tuple[str, Callback]], team: Team | None
+    ) -> None:
         self.method, self.config, self.callbacks, self.team = method, config, told, team
         self.log, self.failure = TrainLog(), None
 
@@ -52,7 +54,7 @@ def fit_features(
     *,
     validate: Callable[[], float] | None = None,
     callbacks: Callbacks = (),
-    bank: ViewBank | None = None,
+    bank: FeatureCache | None = None,
     team: Team | None = None,
 ) -> TrainLog:
     """Train a method on frozen features in place; what it writes down is the log's one epoch.
@@ -76,7 +78,9 @@ def fit_features(
     if team:
         team.copy_first(method)
     if not all(bool(torch.isfinite(value).all()) for value in method.state_dict().values()):
-        raise NonFiniteLoss(f"{method.name}: what was learned is not finite numbers; lower the learning rate (--set lr=...).")
+        raise NonFiniteLoss(
+            f"{method.name}: what was learned is not finite numbers; lower the learning rate (--set lr=...)."
+        )
     method.eval()
     run.log.steps, run.log.seconds = look_count(views, config), time.perf_counter() - started
     run.log.epochs.append(dict(figures))
@@ -94,14 +98,14 @@ def look_count(views: TrainViews, config: FeatureRecipe) -> int:
 
 def trial_looks(method: Method, views: TrainViews, config: FeatureRecipe) -> Iterator[int]:
     """The looks of a training for those who measure them; nothing is learned."""
-    looks = Looks(method, views, config.precision, config.trunk_precision, parts="frozen")
+    looks = FrozenFeatures(method, views, config.precision, config.trunk_precision, parts="frozen")
     for number in range(look_count(views, config)):
         looks.batch(torch.arange(len(views)).split(BATCH)[number % -(-len(views) // BATCH)], number)
         yield number
 
 
 def gather(
-    method: FrozenFeatureMethod[Any], views: TrainViews, config: FeatureRecipe, bank: ViewBank | None = None,
+    method: FrozenFeatureMethod[Any], views: TrainViews, config: FeatureRecipe, bank: FeatureCache | None = None,
     run: FeatureRun | None = None,
 ) -> Shots:  # fmt: skip
     """The frozen features of all training views, and of the classes' sentences.
@@ -109,7 +113,7 @@ def gather(
     As many views of an image as the recipe's `views` says, with 0 one: the first is the view that tests look at,
     the others are drawn by the recipe.
     """
-    looks = Looks(method, views, config.precision, config.trunk_precision, bank, parts="frozen")
+    looks = FrozenFeatures(method, views, config.precision, config.trunk_precision, bank, parts="frozen")
     count, parts = max(config.views, 1), torch.arange(len(views)).split(BATCH)
     rows = []
     centred = hasattr(views, "eval_batch")

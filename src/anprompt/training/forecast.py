@@ -17,9 +17,9 @@ from anprompt.evaluation.loaders import make_views
 from anprompt.methods import Classifier, Method
 from anprompt.prompting.compute import threads_for
 from anprompt.training.config import TrainConfig
-from anprompt.training.feature_cache import ViewBank
+from anprompt.training.feature_cache import FeatureCache
 from anprompt.training.feature_fit import look_count, trial_looks
-from anprompt.training.frozen_features import Looks
+from anprompt.training.frozen_features import FrozenFeatures
 from anprompt.training.job import Job
 from anprompt.training.loop import epoch_order, trial_steps
 from anprompt.utils.machine import peak_memory_mb
@@ -73,7 +73,7 @@ class Forecast:
         return {**asdict(self), "train_s": self.train_s, "seconds": self.seconds}
 
 
-def forecast(job: Job, bank: ViewBank | None = None, clock: Clock = time.perf_counter) -> Forecast:
+def forecast(job: Job, bank: FeatureCache | None = None, clock: Clock = time.perf_counter) -> Forecast:
     """Build the run, do some of its steps and evaluations, and forget it. Takes some seconds; writes nothing.
 
     Raises:
@@ -84,7 +84,9 @@ def forecast(job: Job, bank: ViewBank | None = None, clock: Clock = time.perf_co
     with threads_for(job.backbone):
         method, views = job.create(), job.training_views()
         looks_only = method.from_features
-        steps: Iterable[object] = trial_looks(method, views, config) if looks_only else trial_steps(method, views, config)
+        steps: Iterable[object] = (
+            trial_looks(method, views, config) if looks_only else trial_steps(method, views, config)
+        )
         started = process_age() + clock() - began
         times = step_times(steps, clock)
         cached_s, cached = _cached(method, views, config, None if looks_only else bank, times[1:], clock)
@@ -125,12 +127,12 @@ def step_times(
 
 
 def _cached(
-    method: Method, views: Views, config: TrainConfig, bank: ViewBank | None, times: list[float], clock: Clock
+    method: Method, views: Views, config: TrainConfig, bank: FeatureCache | None, times: list[float], clock: Clock
 ) -> tuple[float, int]:
     """Seconds of a step whose views are in the bank, and how many steps have theirs there."""
     if bank is None:
         return _mean(times), 0
-    looks = Looks(method, views, config.precision, config.trunk_precision, bank, config.image_noise_target)
+    looks = FrozenFeatures(method, views, config.precision, config.trunk_precision, bank, config.image_noise_target)
     batch = epoch_order(len(views), config.batch_size, config.seed, 0)[0]
     before = clock()
     for _ in range(3):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from anprompt.methods.base import Method, Parts
 from anprompt.prompting.compute import autocast
-from anprompt.prompting.prompts import Vision
-from anprompt.training.feature_cache import Rows, ViewBank
+from anprompt.prompting.prompts import ImageState
+from anprompt.training.feature_cache import FeatureCache, Rows
 
 
 class TrainViews(Protocol):
@@ -25,7 +25,7 @@ class TrainViews(Protocol):
     def train_batch(self, indices: Any, epoch: int) -> Tensor: ...
 
 
-class Looks:
+class FrozenFeatures:
     """A method's looks at a set of views.
 
     Args:
@@ -38,7 +38,7 @@ class Looks:
 
     def __init__(
         self, method: Method, views: TrainViews, precision: str = "fp32", trunk_precision: str = "full",
-        bank: ViewBank | None = None, target: str = "clean", parts: Parts = "both",
+        bank: FeatureCache | None = None, target: str = "clean", parts: Parts = "both",
     ) -> None:  # fmt: skip
         self.parts: Parts = parts
         self.method, self.views, self.precision = method, views, precision
@@ -50,12 +50,12 @@ class Looks:
             space = space_of(method, precision, trunk_precision, parts)
             self.rows = bank.open({**space, **({"target": target} if self.apart else {})})
 
-    def batch(self, indices: Tensor, epoch: int) -> Vision:
+    def batch(self, indices: Tensor, epoch: int) -> ImageState:
         """What the frozen encoder makes of these views in this epoch, from the bank where it has them all."""
         keys = self.views.view_keys(indices, epoch) if self.rows is not None else []  # type: ignore[attr-defined]
         found = self.rows.get(keys) if self.rows is not None else None
         if found is not None:
-            vision = Vision(**{name: value.to(self.device) for name, value in found.items()})
+            vision = ImageState(**{name: value.to(self.device) for name, value in found.items()})
         else:
             # The whole batch, though the bank may have some of it: the products of a smaller one would
             # round differently.
@@ -66,19 +66,21 @@ class Looks:
             vision = dataclasses.replace(vision, trunk=vision.trunk.to(self.method.backbone.dtype))
         return vision
 
-    def _both(self, indices: Tensor, epoch: int) -> Vision:
+    def _both(self, indices: Tensor, epoch: int) -> ImageState:
         """The trunk's activations of disturbed views with the frozen features of the same views undisturbed."""
         noisy = self.compute(self.views.train_batch(indices, epoch), parts="trunk")
         clean = self.views.train_batch(indices, epoch, undisturbed=True)  # type: ignore[call-arg]
         return dataclasses.replace(noisy, frozen=self.compute(clean, parts="frozen").frozen)
 
-    def compute(self, pixels: Tensor, **asked: Parts) -> Vision:
+    def compute(self, pixels: Tensor, **asked: Parts) -> ImageState:
         """Normalised pixels [B, 3, H, W] -> what is kept of them; `asked` goes to `Method.image_state`."""
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()  # or the copy would wait
         with autocast(self.device, self.precision):
             asked = asked if self.parts == "both" else {"parts": self.parts, **asked}
-            vision = self.method.image_state(pixels.to(self.device, self.method.backbone.dtype, non_blocking=True), **asked)
+            vision = self.method.image_state(
+                pixels.to(self.device, self.method.backbone.dtype, non_blocking=True), **asked
+            )
         return dataclasses.replace(vision, trunk=vision.trunk.to(torch.bfloat16)) if self.rounded else vision
 
     def flush(self) -> None:
@@ -95,9 +97,7 @@ def space_of(method: Method, precision: str, trunk_precision: str, parts: Parts 
     """
     owner = next(kind for kind in type(method).__mro__ if "image_state" in vars(kind))
     first = method.first_block
-    sees = (
-        "trunk" if owner is Method else f"{owner.__module__}.{owner.__qualname__} {method.config.to_dict()}"
-    )
+    sees = "trunk" if owner is Method else f"{owner.__module__}.{owner.__qualname__} {method.config.to_dict()}"
     if parts == "frozen":  # the same for every method
         sees, first = "frozen features", 0
     backbone = method.backbone
@@ -108,8 +108,8 @@ def space_of(method: Method, precision: str, trunk_precision: str, parts: Parts 
     }  # fmt: skip
 
 
-def _rows_of(vision: Vision, count: int) -> dict[str, Tensor] | None:
+def _rows_of(vision: ImageState, count: int) -> dict[str, Tensor] | None:
     """The tensors of a look, if it is one row per view and nothing else (a plug-in's may not be)."""
     values = {entry.name: getattr(vision, entry.name) for entry in dataclasses.fields(vision)}
-    plain = type(vision) is Vision and all(isinstance(v, Tensor) and len(v) == count for v in values.values())
+    plain = type(vision) is ImageState and all(isinstance(v, Tensor) and len(v) == count for v in values.values())
     return values if plain else None

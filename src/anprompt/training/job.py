@@ -31,7 +31,7 @@ from anprompt.prompting.process_group import Team
 from anprompt.training.callbacks import Callbacks
 from anprompt.training.config import TrainConfig
 from anprompt.training.descriptions import match_descriptions
-from anprompt.training.feature_cache import ViewBank
+from anprompt.training.feature_cache import FeatureCache
 from anprompt.training.loop import EpochHook, StepHook, TrainLog, fit
 from anprompt.training.settings import RECIPE, Settings, resolve
 
@@ -221,7 +221,7 @@ def run(
     on_step: StepHook | None = None,
     on_epoch: EpochHook | None = None,
     callbacks: Callbacks = (),
-    bank: ViewBank | None = None,
+    bank: FeatureCache | None = None,
     team: Team | None = None,
     validate: bool = True,
 ) -> Tuned:

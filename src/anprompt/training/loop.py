@@ -36,9 +36,9 @@ from anprompt.training.callbacks import (
 )
 from anprompt.training.config import TrainConfig
 from anprompt.training.distributed import split_batches
-from anprompt.training.feature_cache import MemoryBank, ViewBank
+from anprompt.training.feature_cache import FeatureCache, MemoryFeatureCache
 from anprompt.training.feature_fit import fit_features
-from anprompt.training.frozen_features import Looks, TrainViews
+from anprompt.training.frozen_features import FrozenFeatures, TrainViews
 from anprompt.training.nan_watch import NanWatch, NonFiniteLoss
 from anprompt.training.state import ResumableState, TrainLog, run_key
 
@@ -187,7 +187,7 @@ class Run:
         for _, callback in self.callbacks:
             getattr(callback, event)(self, *facts)
 
-    def begin(self, bank: ViewBank | None = None) -> None:
+    def begin(self, bank: FeatureCache | None = None) -> None:
         """Constants of the class list, one state in all processes, and that of an earlier start."""
         method, config = self.method, self.config
         self.callbacks = self._callbacks()
@@ -197,15 +197,15 @@ class Run:
             self.classes = method.prepare(method.trained_classnames)
         self.key = run_key(method, config, self.views)
         if self.team:
-            self.share, self.across = split_batches(
-                self.team, method, min(config.batch_size, len(self.views))
-            )
+            self.share, self.across = split_batches(self.team, method, min(config.batch_size, len(self.views)))
             self.team.agree(self.key, DIFFERENT)
         self.tell("on_train_begin")
         if self.team:
             self.team.copy_first(method)
         self.log.resumed_from = len(self.log.epochs)
-        self.looks = Looks(method, self.views, config.precision, config.trunk_precision, bank, config.image_noise_target)
+        self.looks = FrozenFeatures(
+            method, self.views, config.precision, config.trunk_precision, bank, config.image_noise_target
+        )
         self.labels = self.views.labels.to(self.device)
         method.train()
 
@@ -245,7 +245,7 @@ def fit(
     on_step: StepHook | None = None,
     on_epoch: EpochHook | None = None,
     callbacks: Callbacks = (),
-    bank: ViewBank | None = None,
+    bank: FeatureCache | None = None,
     team: Team | None = None,
 ) -> TrainLog:
     """Train a method in place. The arguments are those of `Run`.
@@ -271,7 +271,7 @@ def fit(
     return _train([run], bank)[0]
 
 
-def fit_many(runs: Sequence[Run], bank: ViewBank | None = None) -> list[TrainLog]:
+def fit_many(runs: Sequence[Run], bank: FeatureCache | None = None) -> list[TrainLog]:
     """Train several methods side by side, each as it would be alone, on common looks at the views.
 
     Runs that look at a view in the same way (same backbone and first prompted block) share what the frozen
@@ -288,10 +288,10 @@ def fit_many(runs: Sequence[Run], bank: ViewBank | None = None) -> list[TrainLog
     Raises:
         NonFiniteLoss: of the first run that broke, when the others are finished.
     """
-    return _train(runs, MemoryBank() if bank is None else bank)
+    return _train(runs, MemoryFeatureCache() if bank is None else bank)
 
 
-def _train(runs: Sequence[Run], bank: ViewBank | None) -> list[TrainLog]:
+def _train(runs: Sequence[Run], bank: FeatureCache | None) -> list[TrainLog]:
     for run in runs:
         run.begin(bank)
     for epoch in range(max((run.config.epochs for run in runs), default=0)):

@@ -66,9 +66,7 @@ class ResumableState(Callback):
         self.folder = folder
 
     def on_train_begin(self, run: Run) -> None:
-        read = functools.partial(
-            load_state, method=run.method, optimizer=run.optimizer, run=run.key, scaler=run.scaler
-        )
+        read = functools.partial(load_state, method=run.method, optimizer=run.optimizer, run=run.key, scaler=run.scaler)
         if run.team is None:
             check_space(self.folder, run.method)
             run.log = read(self.folder)
@@ -117,9 +115,7 @@ def save_state(
     """Tensors and log in one file, replaced atomically: a kill at any moment leaves the last epoch whole."""
     tensors = {f"method.{k}": v for k, v in method.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
-        tensors.update(
-            {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
-        )
+        tensors.update({f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None})
     content = {"run": run, "log": dataclasses.asdict(train_log)}
     if scaler is not None and scaler.is_enabled():
         content["scaler"] = scaler.state_dict()

@@ -43,7 +43,12 @@ class ByteCache(Generic[Key, Value]):
             return self._held[key][0]
 
     def put(
-        self, key: Key, value: Value, size: int, *, may_go: Callable[[Key], bool] | None = anything,
+        self,
+        key: Key,
+        value: Value,
+        size: int,
+        *,
+        may_go: Callable[[Key], bool] | None = anything,
         always: bool = False,
     ) -> bool:
         """Keep a value if room for it is there or can be made; else everything stays as it is.

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 LARGEST_JSON = 256 * 2**20  # bytes; a real config, record or split is smaller
 LONGEST_REASON = 20_000  # characters of a library's message that are looked at
-_UNSAFE = re.compile(r"trust_?remote_?code|weights_only|allow_pickle|safe_globals|torch\.load|arbitrary code|pickle_module|do it only if|unsafe", re.I)
+_UNSAFE = re.compile(
+    r"trust_?remote_?code|weights_only|allow_pickle|safe_globals|torch\.load|arbitrary code|pickle_module|do it only if|unsafe",
+    re.I,
+)
 LARGEST_HEADER = 16 * 2**20  # bytes of names and shapes; an adapter has some thousand
 
 
@@ -120,7 +123,9 @@ def check_encodable(folder: Path) -> None:
     try:
         str(folder.absolute()).encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{str(folder)!r}: the name is not UTF-8, which tensor files need; choose another folder.") from None
+        raise UserError(
+            f"{str(folder)!r}: the name is not UTF-8, which tensor files need; choose another folder."
+        ) from None
 
 
 def _exists(path: Path) -> bool:
@@ -255,9 +260,7 @@ def without_advice(text: str) -> str:
     return " ".join(sentence for sentence in sentences if sentence and not _UNSAFE.search(sentence))
 
 
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Safetensors; every tensor is stored on its own, contiguous and on the CPU."""
     from safetensors.torch import save_file  # records and tables are read without torch
 

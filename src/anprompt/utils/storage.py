@@ -105,9 +105,7 @@ def json_names(place: Place) -> Iterator[str]:
         system.invalidate_cache()  # others write there
         listed = system.ls(root, detail=False)
     except FileNotFoundError:
-        raise UserError(
-            f"There is nothing at {place}; 'anprompt bench ... --runs {place}' makes it."
-        ) from None
+        raise UserError(f"There is nothing at {place}; 'anprompt bench ... --runs {place}' makes it.") from None
     except Exception as error:
         raise UserError(f"Can't list {place}: {_line(error)}.") from error
     names = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed)

@@ -29,15 +29,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="ray: GPUs of one run, 0.5 for two runs on one (default: 1 with --device cuda, else 0)",
     )  # fmt: skip
     add("--memory-per-run", type=amount, metavar="GB", help="ray: memory of one run (default: not declared)")
-    add(
-        "--run-timeout",
-        type=amount,
-        metavar="SECONDS",
-        help="ray: the longest a run may take (default: no limit)",
-    )
-    add(
-        "--retries", type=whole(0), metavar="N", help="ray: attempts after a worker or node died (default: 3)"
-    )
+    add("--run-timeout", type=amount, metavar="SECONDS", help="ray: the longest a run may take (default: no limit)")
+    add("--retries", type=whole(0), metavar="N", help="ray: attempts after a worker or node died (default: 3)")
 
 
 def amount(text: str) -> float:
@@ -61,9 +54,7 @@ def check_engine(args: argparse.Namespace) -> None:
     if args.engine == "local" and given:
         raise UserError(f"--{given[0].replace('_', '-')} is for clusters; add --engine ray.")
     if args.engine == "ray" and args.jobs:
-        raise UserError(
-            "--jobs is for --engine local; with Ray, --cpus-per-run says how many runs fit on a node."
-        )
+        raise UserError("--jobs is for --engine local; with Ray, --cpus-per-run says how many runs fit on a node.")
 
 
 def engine_of(args: argparse.Namespace) -> Engine:

@@ -29,10 +29,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "anprompt calibrate adapter/ --data my_photos/",
         "anprompt calibrate adapter/ --data my_photos/ --accept 0.95",
     ),
-    "serve": (
-        "anprompt serve adapter/",
-        "anprompt serve adapter/ --host 0.0.0.0 --token @token.txt --port 8080",
-    ),
+    "serve": ("anprompt serve adapter/", "anprompt serve adapter/ --host 0.0.0.0 --token @token.txt --port 8080"),
     "export": ('anprompt export adapter/ --classes "tabby,siamese,lynx" --out model.onnx',),
     "bench": (
         "anprompt bench base-to-new --methods zeroshot,coop,anprompt --seeds 1,2,3",

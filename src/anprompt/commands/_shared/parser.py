@@ -47,7 +47,6 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {extra[0]!r}")
         return found
 
-
     def _new_spellings(self, words: list[str]) -> list[str]:
         """The words with today's option names; one line on stderr for each old one."""
         end = words.index("--") if "--" in words else len(words)

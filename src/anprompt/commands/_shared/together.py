@@ -29,8 +29,7 @@ def check_command(name: str) -> None:
     """`UserError` where torchrun started a command that is made for one process."""
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1" and name not in COMMANDS:
         raise UserError(
-            f"'anprompt {name}' works in one process; start it without torchrun, which is for "
-            f"{' and '.join(COMMANDS)}."
+            f"'anprompt {name}' works in one process; start it without torchrun, which is for {' and '.join(COMMANDS)}."
         )
 
 

@@ -84,12 +84,7 @@ class CatalogRow:
         return self.test_only or self.layout == "imagenet"
 
 
-CALTECH_RENAMES = {
-    "airplanes": "airplane",
-    "Faces": "face",
-    "Leopards": "leopard",
-    "Motorbikes": "motorbike",
-}
+CALTECH_RENAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
 EUROSAT_RENAMES = {
     "AnnualCrop": "Annual Crop Land",
     "HerbaceousVegetation": "Herbaceous Vegetation Land",

@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.data.classic.catalog import SPLITS_SOURCE, CatalogRow
-from anprompt.data.classic.coop import (
-    PARTS,
-    Parts,
-    catalog_row,
-    home_of,
-    missing_pictures,
-    read_layout,
-    split_path,
-)
+from anprompt.data.classic.coop import PARTS, Parts, catalog_row, home_of, missing_pictures, read_layout, split_path
 from anprompt.data.images import shown
 from anprompt.errors import UserError
 

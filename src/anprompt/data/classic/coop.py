@@ -38,24 +38,18 @@ def coop_dataset(name: str, root: str | Path | None) -> Dataset:
         raise UserError(f"coop:{name} needs the folder that holds {row.folder}/; give it as root.")
     home = home_of(row, Path(root))
     if not home.is_dir():
-        raise UserError(
-            f"{shown(home)} is missing: coop:{name} lies there in CoOp's layout. See {SPLITS_SOURCE}."
-        )
+        raise UserError(f"{shown(home)} is missing: coop:{name} lies there in CoOp's layout. See {SPLITS_SOURCE}.")
     parts, raw_names = read_layout(row, home)
     if not row.listed:  # those are listed from the folders themselves
         _require_all(row, parts)
     if row.layout == "split" and not (home / row.split_file).is_file():
         log.warning("coop:%s is divided by %s, not by the field's split", name, split_path(row, home).name)
-    classnames = clean_classnames(
-        [row.renames.get(raw, raw) for raw in raw_names], allow_duplicates=row.listed
-    )
+    classnames = clean_classnames([row.renames.get(raw, raw) for raw in raw_names], allow_duplicates=row.listed)
     train, val, test = (
         tuple(Item(item.path, item.label, classnames[item.label], listed=True) for item in parts[part])
         for part in PARTS
     )
-    return Dataset(
-        row.name, tuple(classnames), train, val, test, read_item, template=row.template, licence=row.licence
-    )
+    return Dataset(row.name, tuple(classnames), train, val, test, read_item, template=row.template, licence=row.licence)
 
 
 def read_layout(row: CatalogRow, home: Path) -> tuple[Parts, list[str]]:

@@ -107,9 +107,7 @@ def _add_by_content(row: CatalogRow, source: Path, split: Parts | None, found: d
 
 
 def _holds(folder: Path, split: Parts) -> bool:
-    parts = {
-        part: [replace(item, path=str(folder / item.path)) for item in items] for part, items in split.items()
-    }
+    parts = {part: [replace(item, path=str(folder / item.path)) for item in items] for part, items in split.items()}
     return not missing_pictures(parts)
 
 

@@ -149,9 +149,7 @@ def labelled_entries(row: CatalogRow, names: Mapping[str, Entry]) -> list[Labell
     parts = {entry.part for entry in names.values()}
     held_out = "test" if "test" in parts else "val"
     return [
-        Labelled(
-            path, row.renames.get(entry.classname, entry.classname), entry.classname, entry.part == held_out
-        )
+        Labelled(path, row.renames.get(entry.classname, entry.classname), entry.classname, entry.part == held_out)
         for path, entry in names.items()
     ]
 
@@ -223,5 +221,3 @@ def _classname(value: Any, names: list[str], file: Path) -> str:
     if isinstance(value, int) and 0 <= value < len(names):
         return names[value]
     raise UserError(f"{shown(file)}: the label {value!r} has no class name in the file's description.")
-
-

@@ -216,6 +216,5 @@ def _matlab(file: Path, key: str) -> Any:
         return loadmat(file)[key]
     except Exception as error:  # scipy raises nearly anything on a damaged file
         raise UserError(
-            f"{shown(file)} can't be read as a MATLAB file with {key!r} ({type(error).__name__}); "
-            "download it again."
+            f"{shown(file)} can't be read as a MATLAB file with {key!r} ({type(error).__name__}); download it again."
         ) from None

@@ -83,9 +83,7 @@ def write_new(target: Path, data: bytes) -> None:
 
 def _is_there(source: Path, target: Path) -> bool:
     if target.is_symlink() and not target.exists():
-        raise UserError(
-            f"{shown(target)} links to {shown(os.readlink(target))}, which is gone; remove the link first."
-        )
+        raise UserError(f"{shown(target)} links to {shown(os.readlink(target))}, which is gone; remove the link first.")
     if not target.exists():
         return False
     if target.resolve() == source.resolve():

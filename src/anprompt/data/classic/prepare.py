@@ -10,15 +10,7 @@ from pathlib import Path
 from anprompt.data.classic import hub
 from anprompt.data.classic.catalog import SPLITS_SOURCE, CatalogRow
 from anprompt.data.classic.check import Check, check_dataset
-from anprompt.data.classic.coop import (
-    MADE_SPLIT,
-    PARTS,
-    Parts,
-    catalog_row,
-    missing_pictures,
-    read_split,
-    synset_names,
-)
+from anprompt.data.classic.coop import MADE_SPLIT, PARTS, Parts, catalog_row, missing_pictures, read_split, synset_names
 from anprompt.data.classic.downloads import find_list, find_pieces, missing_pieces, open_source
 from anprompt.data.classic.labelled import labelled_pictures, made_split
 from anprompt.data.classic.placing import Progress, copy_file, link, place, write_new

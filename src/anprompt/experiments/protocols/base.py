@@ -87,9 +87,7 @@ class Protocol(ABC):
         """What the record holds of the entries of all parts; the entries as they are unless overridden."""
         return dict(entries)
 
-    def data_facts(
-        self, dataset: Dataset, targets: Mapping[str, Dataset], parts: Mapping[str, Part]
-    ) -> dict[str, Any]:
+    def data_facts(self, dataset: Dataset, targets: Mapping[str, Dataset], parts: Mapping[str, Part]) -> dict[str, Any]:
         """What the record's "data" says besides: the number of classes of each part.
 
         Args:

@@ -49,19 +49,14 @@ class CrossDataset(Protocol):
 
     def metrics(self, entries: Mapping[str, Any]) -> dict[str, Any]:
         """The source's entry apart from those of the targets."""
-        return {
-            SOURCE: entries[SOURCE],
-            "targets": {name: entry for name, entry in entries.items() if name != SOURCE},
-        }
+        return {SOURCE: entries[SOURCE], "targets": {name: entry for name, entry in entries.items() if name != SOURCE}}
 
     def headline(self, record: Mapping[str, Any]) -> dict[str, float]:
         metrics = record["metrics"]
         means = [entry["accuracy"] for entry in metrics["targets"].values()]
         return {SOURCE: metrics[SOURCE]["accuracy"], "targets": statistics.fmean(means)}
 
-    def data_facts(
-        self, dataset: Dataset, targets: Mapping[str, Dataset], parts: Mapping[str, Part]
-    ) -> dict[str, Any]:
+    def data_facts(self, dataset: Dataset, targets: Mapping[str, Dataset], parts: Mapping[str, Part]) -> dict[str, Any]:
         """How many classes, and which data the targets are."""
         classes = {name: len(data.classnames) for name, data in targets.items()}
         described = {

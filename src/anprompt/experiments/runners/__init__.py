@@ -57,15 +57,15 @@ def execute(engine: Engine, specs: Sequence[RunSpec], runs: Place, observe: Obse
 def _execute(engine: Engine, specs: Sequence[RunSpec], runs: Place, observe: Observer) -> list[Record]:
     if engine.name == "local":
         from anprompt.experiments.runners.local import default_jobs, run_parallel
-        from anprompt.training.feature_cache import DiskBank
+        from anprompt.training.feature_cache import DiskFeatureCache
 
         if engine.bank:
-            DiskBank(*engine.bank)  # whether it can be made is said before anything is started
+            DiskFeatureCache(*engine.bank)  # whether it can be made is said before anything is started
         jobs = engine.jobs or max((default_jobs(spec.backbone, engine.device) for spec in specs), default=1)
         return run_parallel(specs, runs, jobs=jobs, device=engine.device, bank=engine.bank, observe=observe)
-    from anprompt.experiments.runners.ray import Needs, run_ray
+    from anprompt.experiments.runners.ray import WorkerResources, run_ray
 
-    needs = Needs(engine.cpus_per_run, engine.gpus_per_run, int(engine.memory_per_run * 2**30))
+    needs = WorkerResources(engine.cpus_per_run, engine.gpus_per_run, int(engine.memory_per_run * 2**30))
     return run_ray(
         specs, runs, address=engine.address, needs=needs, device=engine.device, timeout=engine.run_timeout,
         retries=engine.retries, bank=engine.bank, observe=observe,

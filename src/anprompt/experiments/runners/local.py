@@ -15,7 +15,7 @@ from typing import Any
 
 from anprompt.backbones.devices import resolve_device
 from anprompt.errors import UserError
-from anprompt.experiments import Event, Lab, Observer, RunSpec, silent
+from anprompt.experiments import Event, ExperimentContext, Observer, RunSpec, silent
 from anprompt.experiments.cache import default_budget
 from anprompt.experiments.records import Record
 from anprompt.experiments.sweep import run_all
@@ -44,15 +44,15 @@ def run_parallel(
     """`run_all` with `jobs` runs at a time; the records are the same, in the order of the specs.
 
     Args:
-        bank: folder and gigabytes of a view bank; see `Lab`.
+        bank: folder and gigabytes of a view bank; see `ExperimentContext`.
     """
     jobs = min(jobs, len(specs))
     if jobs <= 1:
-        lab = Lab(device, scratch(runs_dir) / "adapters", bank=bank)
-        return run_all(specs, runs_dir, lab=lab, observe=observe)
-    context = multiprocessing.get_context("spawn")  # a forked torch can hang
-    events: Any = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _start, (events, device, str(runs_dir), os.getpid(), jobs, bank))
+        context = ExperimentContext(device, scratch(runs_dir) / "adapters", bank=bank)
+        return run_all(specs, runs_dir, context=context, observe=observe)
+    spawn = multiprocessing.get_context("spawn")  # a forked torch can hang
+    events: Any = spawn.Queue()
+    pool = ProcessPoolExecutor(jobs, spawn, _start, (events, device, str(runs_dir), os.getpid(), jobs, bank))
     try:
         futures = [pool.submit(_work, group, str(runs_dir)) for group in grouped(specs, jobs)]
         _relay(events, futures, observe)
@@ -103,14 +103,12 @@ def _relay(events: Any, futures: Sequence[Future], observe: Observer) -> None:
 _here: dict[str, Any] = {}
 
 
-def _start(
-    events: Any, device: str, runs_dir: str, parent: int, jobs: int, bank: tuple[str, float] | None
-) -> None:
+def _start(events: Any, device: str, runs_dir: str, parent: int, jobs: int, bank: tuple[str, float] | None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    lab = Lab(device, scratch(runs_dir) / "adapters", default_budget(jobs), bank)
-    _here.update(events=events, lab=lab, last=0.0)
+    context = ExperimentContext(device, scratch(runs_dir) / "adapters", default_budget(jobs), bank)
+    _here.update(events=events, context=context, last=0.0)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -123,7 +121,7 @@ def _end_with(parent: int) -> None:
 
 
 def _work(specs: Sequence[RunSpec], runs_dir: str) -> list[tuple[RunSpec, Record]]:
-    return list(zip(specs, run_all(specs, runs_dir, lab=_here["lab"], observe=_tell)))
+    return list(zip(specs, run_all(specs, runs_dir, context=_here["context"], observe=_tell)))
 
 
 def _tell(event: Event) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from anprompt._version import __version__
 from anprompt.errors import UserError
-from anprompt.experiments import Event, Lab, Observer, RunSpec, silent
+from anprompt.experiments import Event, ExperimentContext, Observer, RunSpec, silent
 from anprompt.experiments.cache import default_budget
 from anprompt.experiments.records import Record, finished
 from anprompt.experiments.sweep import run_all
@@ -36,7 +36,7 @@ PATIENCE = 5.0  # seconds for a cluster to answer, and for a record to become vi
 
 
 @dataclass(frozen=True)
-class Needs:
+class WorkerResources:
     """What one run needs of a node.
 
     Attributes:
@@ -54,7 +54,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerConfig:
     """What a worker is told besides the specification."""
 
     runs: Place
@@ -70,7 +70,7 @@ def run_ray(
     runs: Place,
     *,
     address: str | None = None,
-    needs: Needs | None = None,
+    needs: WorkerResources | None = None,
     device: str = "cpu",
     timeout: float | None = None,
     retries: int = 3,
@@ -92,13 +92,13 @@ def run_ray(
     Raises:
         UserError: no Ray, no cluster at the address, no node large enough, or runs that failed.
     """
-    needs = needs or Needs(gpus=float(device.startswith("cuda")))
+    needs = needs or WorkerResources(gpus=float(device.startswith("cuda")))
     runs = str(runs) if is_url(runs) else str(Path(runs).absolute())
     with connected(address) as (ray, ours):
         check_room(ray, needs, ours)
         sweep = Sweep(ray, runs, timeout, observe)
         try:
-            order = Order(runs, device, needs.cpus, os.getcwd(), bank)
+            order = WorkerConfig(runs, device, needs.cpus, os.getcwd(), bank)
             sweep.submit(list(dict.fromkeys(specs)), order, needs, retries)
             sweep.wait()
         finally:  # also on Ctrl-C: what is finished is kept, finished epochs as well
@@ -136,9 +136,7 @@ def import_ray() -> Any:
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[tuple[Any, bool]]:
     """Ray with a connection, and whether the cluster is one of this machine made for this sweep."""
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # before Ray is imported: nothing is reported anywhere
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: nothing is reported anywhere
     ray = import_ray()
     if ray.is_initialized():
         yield ray, False
@@ -176,7 +174,7 @@ def check_address(address: str) -> None:
         ) from None
 
 
-def check_room(ray: Any, needs: Needs, ours: bool) -> None:
+def check_room(ray: Any, needs: WorkerResources, ours: bool) -> None:
     """Whether some node is large enough; a cluster that grows may get one, this machine will not.
 
     Raises:
@@ -194,7 +192,7 @@ def check_room(ray: Any, needs: Needs, ours: bool) -> None:
 
 
 # --- the driver -----------------------------------------------------------------------------------
-class Channel:
+class EventQueue:
     """An actor beside the driver: workers tell it what happens, the driver takes what it has not seen."""
 
     def __init__(self) -> None:
@@ -226,12 +224,12 @@ class Sweep:
         self._channel: Any = None
         self._news: Any = None  # what the channel was asked for and has not answered yet
 
-    def submit(self, specs: Sequence[RunSpec], order: Order, needs: Needs, retries: int) -> None:
+    def submit(self, specs: Sequence[RunSpec], order: WorkerConfig, needs: WorkerResources, retries: int) -> None:
         """Hand all runs to Ray, which starts them as nodes have room."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         beside = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
-        actor = self.ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=beside)(Channel)
+        actor = self.ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=beside)(EventQueue)
         self._channel = actor.remote()
         # max_calls=0: a process with a GPU would else end after each run, and load the backbone for each
         options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_calls": 0}
@@ -286,9 +284,7 @@ class Sweep:
             return
         record = self._read(spec)
         if record is None:
-            self._fail(
-                spec, f"its record is not in {self.runs}, where {node} wrote it; all nodes must share that."
-            )
+            self._fail(spec, f"its record is not in {self.runs}, where {node} wrote it; all nodes must share that.")
             return
         self.records[spec] = record
         self.observe(Event(spec, kind, 1.0, record=record))
@@ -329,11 +325,11 @@ class Sweep:
 
 
 # --- in a worker process --------------------------------------------------------------------------
-_labs: dict[tuple[Any, ...], Lab] = {}
+_labs: dict[tuple[Any, ...], ExperimentContext] = {}
 _last: dict[str, float] = {}
 
 
-def work(spec: RunSpec, order: Order, channel: Any) -> tuple[str, str]:
+def work(spec: RunSpec, order: WorkerConfig, channel: Any) -> tuple[str, str]:
     """One run; how it ended ("done", or "skip" where the record was there), and on which machine.
 
     Raises:
@@ -343,9 +339,7 @@ def work(spec: RunSpec, order: Order, channel: Any) -> tuple[str, str]:
 
     here = platform.node()
     if order.version != __version__:
-        raise UserError(
-            f"{here} has anprompt {__version__}, the driver {order.version}; install one version."
-        )
+        raise UserError(f"{here} has anprompt {__version__}, the driver {order.version}; install one version.")
     if os.path.isdir(order.folder):  # so that relative paths of data sets mean the same
         os.chdir(order.folder)
     torch.set_num_threads(max(1, int(order.cpus)))
@@ -359,18 +353,20 @@ def work(spec: RunSpec, order: Order, channel: Any) -> tuple[str, str]:
             _last["told"] = time.monotonic()
             told[:] = [channel.tell.remote(event)]
 
-    run_all([spec], order.runs, lab=_lab(order), observe=tell)
+    run_all([spec], order.runs, context=_lab(order), observe=tell)
     if told:  # news that comes after a run's end is dropped, and the channel may be slower to start than the run
         import_ray().wait(told, timeout=PATIENCE)
     return ended[0], here
 
 
-def _lab(order: Order) -> Lab:
+def _lab(order: WorkerConfig) -> ExperimentContext:
     """Backbones, data and pictures of this process, kept from run to run."""
     key = order.device, str(order.runs), order.bank
     if key not in _labs:
         others = max(1, int(hardware()["cores"] / max(order.cpus, 0.1)))
-        _labs[key] = Lab(order.device, scratch(order.runs) / "adapters", default_budget(others), order.bank)
+        _labs[key] = ExperimentContext(
+            order.device, scratch(order.runs) / "adapters", default_budget(others), order.bank
+        )
     return _labs[key]
 
 
