@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from anprompt.attacks import ATTACKS, NORMS, ThreatModel, fraction
+from anprompt.attacks import ATTACKS, NORMS, ThreatModel
 from anprompt.attacks.checks import doubts
 from anprompt.attacks.library import stages
 from anprompt.attacks.losses import cross_entropy, difference_of_logits_ratio, margin
 from anprompt.attacks.run import attack
 from anprompt.errors import NotFinite, UserError
+from anprompt.utils.fractions import fraction
 from tests.attacks.toys import Curved, Linear, Masked, answers, images
 
 LIBRARY = importlib.util.find_spec("pyautoattack") is not None

@@ -6,6 +6,6 @@ deployed; `checks` tells figures that can't be right. Only `threat` is free of t
 
 from __future__ import annotations
 
-from anprompt.attacks.threat import ATTACKS, NORMS, ThreatModel, fraction
+from anprompt.attacks.threat import ATTACKS, NORMS, ThreatModel
 
-__all__ = ["ATTACKS", "NORMS", "ThreatModel", "fraction"]
+__all__ = ["ATTACKS", "NORMS", "ThreatModel"]

@@ -37,8 +37,8 @@ class PixelModel(nn.Module):
             )
         object.__setattr__(self, "classifier", classifier)  # not a submodule: nothing of it is trained here
         self.count = len(classifier.classnames)
-        self.register_buffer("mean", _channels(backbone.mean, backbone.device))
-        self.register_buffer("std", _channels(backbone.std, backbone.device))
+        self.register_buffer("mean", channels(backbone.mean, backbone.device))
+        self.register_buffer("std", channels(backbone.std, backbone.device))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> logits [B, C] in fp32."""
@@ -52,5 +52,6 @@ class PixelModel(nn.Module):
         return (normalised.to(self.mean.device) * self.std + self.mean).clamp_(0, 1)
 
 
-def _channels(values: Sequence[float], device: torch.device) -> Tensor:
+def channels(values: Sequence[float], device: torch.device) -> Tensor:
+    """Values per channel as [1, 3, 1, 1]."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)

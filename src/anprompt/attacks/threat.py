@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from anprompt.errors import UserError, choices
+from anprompt.utils.fractions import fraction
 
 NORMS = ("linf", "l2")
 # Attack: (who runs it, what it climbs, what the attacker knows). "library": pyautoattack, the extra 'attack'.
@@ -33,26 +34,6 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
 }
 QUERIES_A_STEP = 50  # Square's queries for each step of the others: 100 steps are its usual 5,000 queries
 MOST_STEPS, MOST_RESTARTS = 10_000, 100
-_FRACTION = re.compile(r"\d{1,6}(\.\d{1,12})?(/\d{1,6})?|\.\d{1,12}|\d(\.\d{1,12})?e-\d")
-
-
-def fraction(text: str) -> float:
-    """`2/255` or `0.0078` as a number.
-
-    Raises:
-        UserError: something else.
-
-    Examples:
-        >>> fraction("51/255")
-        0.2
-    """
-    word = text.strip().lower()
-    if not _FRACTION.fullmatch(word):
-        raise UserError(f"{text[:40]!r} is not a number or a fraction like 2/255.")
-    over, _, under = word.partition("/")
-    if under and not int(under):
-        raise UserError(f"{text[:40]!r} divides by zero.")
-    return float(over) / (float(under) if under else 1.0)
 
 
 def shown(eps: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anprompt.errors import UserError, choices
+from anprompt.utils.fractions import fraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         return tuple(_typed(key, entry, default[0] if default else "") for entry in value)
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
+    if isinstance(default, float) and isinstance(value, str) and "/" in value:
+        return fraction(value)
     if type(value) is not type(default):
         raise UserError(f"Setting {key!r} must be of type {type(default).__name__}, not {value!r}.")
     if isinstance(value, int) and value > LARGEST.get(key, LARGEST_COUNT):

@@ -14,7 +14,9 @@ from anprompt.prompting.compute import PRECISIONS
 OPTIMIZERS = ("adamw", "sgd")
 TRUNK_PRECISIONS = ("full", "bf16")
 TARGETS = ("clean", "noisy")
-LEAST = {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "seed": 0, "views": 0, "view_seed": -1}
+LEAST = {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "seed": 0, "views": 0, "view_seed": -1, "adversary_steps": 1}
+ADVERSARIES = ("none", "pgd", "frozen")
+ADVERSARY_LOSSES = ("ce", "kl", "fap")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ class TrainConfig(MethodConfig):
         image_noise_severity: int in 1..5, the largest severity; each noisy view has a random one up to it. Default 3.
         image_noise_target: "clean" or "noisy": whose frozen features the losses compare a noisy view with. Default
             "clean".
+        adversary: who attacks the training images, anew at every step: "none"; "pgd", gradient steps through the
+            method as it is; "frozen", steps that move the frozen image feature away (AdvPT), which know nothing of
+            the method (`anprompt.training.adversary`). Default "none".
+        adversary_share: float in 0..1, share of each batch that is attacked. Default 0.5.
+        adversary_eps: float in 0..1, size of the attack: no channel of a pixel in [0, 1] moves by more; 2/255 may be
+            written so. Default 1/255.
+        adversary_step: float in 0..1, size of its steps. Default 1/255.
+        adversary_steps: int >= 1, number of its steps. Default 2.
+        adversary_loss: "ce", the method's own loss on attacked images; "kl", its loss on clean ones and a divergence
+            of the answers (TRADES); "fap", likewise, weighted by how near the features are. Default "ce".
+        adversary_weight: float >= 0, of the divergence; 0 means the papers': 6 for "kl", 1.5 for "fap". Default 0.
     """
 
     optimizer: str = "adamw"
@@ -72,10 +85,18 @@ class TrainConfig(MethodConfig):
     image_noise_families: tuple[str, ...] = ()
     image_noise_severity: int = 3
     image_noise_target: str = "clean"
+    adversary: str = "none"
+    adversary_share: float = 0.5
+    adversary_eps: float = 1 / 255
+    adversary_step: float = 1 / 255
+    adversary_steps: int = 2
+    adversary_loss: str = "ce"
+    adversary_weight: float = 0.0
 
     later: ClassVar[tuple[str, ...]] = (
         "views", "view_seed", "trunk_precision", "image_noise", "image_noise_families", "image_noise_severity",
-        "image_noise_target",
+        "image_noise_target", "adversary", "adversary_share", "adversary_eps", "adversary_step", "adversary_steps",
+        "adversary_loss", "adversary_weight",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -88,10 +109,17 @@ class TrainConfig(MethodConfig):
         if self.image_noise_target not in TARGETS:
             raise choices("image_noise_target", self.image_noise_target, TARGETS)
         weak_image_noise(self.image_noise, self.image_noise_families, self.image_noise_severity)
+        if self.adversary not in ADVERSARIES:
+            raise choices("adversary", self.adversary, ADVERSARIES)
+        if self.adversary_loss not in ADVERSARY_LOSSES:
+            raise choices("adversary_loss", self.adversary_loss, ADVERSARY_LOSSES)
+        for key in ("adversary_share", "adversary_eps", "adversary_step"):
+            if not 0 < getattr(self, key) <= 1:
+                raise UserError(f"Training: {key} must lie above 0 and at most at 1, not {getattr(self, key)}.")
         for key, least in LEAST.items():
             if getattr(self, key) < least:
                 raise UserError(f"Training: {key} must be at least {least}, not {getattr(self, key)}.")
-        for key in ("weight_decay", "momentum", "warmup_lr"):
+        for key in ("weight_decay", "momentum", "warmup_lr", "adversary_weight"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(f"Training: {key} must be a number from 0, not {getattr(self, key)}.")
         if not (self.lr > 0 and math.isfinite(self.lr)):

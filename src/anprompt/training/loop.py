@@ -22,6 +22,7 @@ from anprompt.methods.base import Gather, Method
 from anprompt.prompting.compute import PRECISIONS, autocast, threads_for
 from anprompt.prompting.memory import LessMemory
 from anprompt.prompting.process_group import Team
+from anprompt.training.adversary import Adversary, adversarial_loss
 from anprompt.training.callbacks import (
     OWN,
     Callback,
@@ -100,11 +101,15 @@ def training_step(run: Run, batch: Tensor, epoch: int, number: int) -> dict[str,
         batch = batch[slice(*run.team.bounds(len(batch)))]
     image_state = run.looks.batch(batch, epoch)
     labels = run.labels[batch]
+    attacked = run.adversary.attacked(batch, image_state, labels, run.classes, epoch) if run.adversary else None
 
     def forward_backward() -> dict[str, Tensor]:  # may be begun again: what it made is gone then
         run.optimizer.zero_grad(set_to_none=True)
         with autocast(run.device, run.config.precision):
-            parts = run.method.loss(image_state, labels, run.classes, number, **run.across)
+            if attacked is None:
+                parts = run.method.loss(image_state, labels, run.classes, number, **run.across)
+            else:
+                parts = adversarial_loss(run.method, image_state, attacked, labels, run.classes, number, run.config)
         loss = torch.stack([part.float() for part in parts.values()]).sum()
         run.scaler.scale(loss * run.share).backward()
         return {"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}}
@@ -159,6 +164,8 @@ class Run:
         team: Team | None = None,
     ) -> None:
         check_labels(views, len(method.trained_classnames))
+        if team and config.adversary != "none":
+            raise UserError("Adversarial training runs in one process; leave out the adversary, or torchrun.")
         self.method, self.views, self.config, self.state = method, views, config, state
         self.validate, self.on_step, self.on_epoch, self.given = validate, on_step, on_epoch, named(callbacks, OWN)
         self.device = method.backbone.device
@@ -207,6 +214,7 @@ class Run:
             method, self.views, config.precision, config.trunk_precision, bank, config.image_noise_target
         )
         self.labels = self.views.labels.to(self.device)
+        self.adversary = Adversary(method, self.views, config) if config.adversary != "none" else None
         method.train()
 
 
