@@ -177,7 +177,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.log_ = tuned.log
         self.skipped_ = tuple(dict.fromkeys((*dataset.skipped, *tuned.skipped)))
         self._train: TrainConfig | None = job.train
-        self._facts: dict[str, Any] = {"data": dataset.name, "pictures": len(job.dataset.train), "run": job.key}
+        self._facts: dict[str, Any] = {"data": dataset.name, "training_images": len(job.dataset.train), "run": job.key}
         if dataset.reading:
             self._facts["reading"] = reading_record(dataset)
         return self._adopt(tuned.method, labels, found)

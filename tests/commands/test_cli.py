@@ -102,7 +102,8 @@ def test_same_seed_gives_equal_adapters(
     for name in ("adapter.safetensors", "config.json", "README.md"):
         assert (out / name).read_bytes() == (adapter / name).read_bytes()
     assert result["steps"] == 6 and len(result["epochs"]) == 3 and result["resumed_from"] == 0
-    assert 0 <= result["accuracy (test)"] <= 1 and result["pictures left out"] == 0
+    assert 0 <= result["test_accuracy_percent"] <= 100 and result["images_left_out"] == 0
+    assert result["accuracy (test)"] == result["test_accuracy_percent"] / 100  # the former name, for one version
 
 
 def test_resume_after_a_kill_gives_the_same_adapter(
@@ -183,8 +184,8 @@ def test_eval(adapter: Path, photo_folder: Path, tiny_folder: Path, capsys: pyte
     assert whole["head"] == "unseen" and whole["pictures"] == 12 and len(whole["per_class"]) == 4
     base = run_json(capsys, "eval", adapter, "--data", photo_folder, "--subset", "base")
     assert base["head"] == "trained" and base["class_count"] == 2
-    told = json.loads((adapter / "config.json").read_text())["record"]["accuracy (test)"]
-    assert base["accuracy"] == told
+    told = json.loads((adapter / "config.json").read_text())["record"]["test_accuracy_percent"]
+    assert base["accuracy_percent"] == told == 100 * base["accuracy"]
     forced = run_json(
         capsys, "eval", adapter, "--data", photo_folder, "--subset", "base", "--head", "unseen", "--split", "val",
         "--dtype", "bf16", "--template", "{}",

@@ -35,6 +35,7 @@ from anprompt.adapters.checks import (
     count,
     tensor_shapes,
 )
+from anprompt.adapters.record import AdapterRecord, of_today
 from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.names import is_path
 from anprompt.errors import UserError, choices
@@ -74,7 +75,7 @@ def save_adapter(
     method: Method,
     *,
     train: MethodConfig | None = None,
-    record: Mapping[str, Any] | None = None,
+    record: AdapterRecord | Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the adapter of a method, replacing one that is there.
@@ -82,7 +83,7 @@ def save_adapter(
     Args:
         overwrite: also replace files of an adapter's names that no adapter put there.
         train: the recipe it was trained by, recorded.
-        record: figures and facts to keep beside it ("accuracy", "data", "shots", ...): plain JSON values.
+        record: figures and facts to keep beside it, see `adapters.record`: plain JSON values.
 
     Returns:
         The folder.
@@ -286,7 +287,7 @@ def _plain(text: Any) -> str:
 
 # --- load -----------------------------------------------------------------------------------------
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """config.json of an adapter, with the parts that loading needs checked.
+    """config.json of an adapter, with the parts that loading needs checked, and the record under today's names.
 
     Raises:
         UserError: no adapter there, or one that this version can't read.
@@ -307,6 +308,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"{FORMAT}. Use the version that wrote it ({_written_by(config)}) or a newer one."
         )
     check_fields(path, config)
+    if "record" in config:
+        config["record"] = of_today(config["record"])
     return config
 
 

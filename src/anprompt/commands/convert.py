@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     # The backbone last: every other slip shows before a large model is loaded.
     backbone = load_backbone(args.backbone)
     method = from_state(state, backbone, names, template=args.template, settings=dict(args.settings), path=args.file)
-    save_adapter(out, method, record={"converted from": Path(args.file).name}, overwrite=args.overwrite)
+    save_adapter(out, method, record={"converted_from": Path(args.file).name}, overwrite=args.overwrite)
     _report(args, out, method)
     return 0
 

@@ -23,6 +23,7 @@ from anprompt.experiments.records import Record
 from anprompt.report import NEXT, check_report, write_report
 from anprompt.report.gallery import Case, Gallery, check_gallery, choose, gallery_png
 from anprompt.tables import CLEAN, MARK, MEAN_H, Row, base_new_rows, condition_rows, markdown, markdown_note, terminal
+from anprompt.tables.noise import seen_in_training
 from anprompt.utils.files import check_output, write_text
 from anprompt.utils.locks import hold
 
@@ -135,11 +136,10 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
 
 def noise_rows(records: Sequence[Record]) -> list[Row]:
     """Averages under each condition, which stands in the place of the data set."""
-    rows = []
+    rows, met = [], seen_in_training(records)
     for row in condition_rows(records):
         if row.condition != CLEAN:
-            condition = Condition.parse(row.condition)
-            title = condition.title + ("" if condition.seen_in_training else " (unseen)")
+            title = Condition.parse(row.condition).title + ("" if row.condition in met else " (unseen)")
             rows.append(dataclasses.replace(row, dataset=title))
     return rows
 

@@ -116,6 +116,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         print_json({
             "adapter": args.adapter, "method": method.preset or method.name, "data": data.name,
             "classes": args.classes, "split": split, "domain": args.domain, "head": metrics.head,
+            "accuracy_percent": 100 * metrics.accuracy, "calibration_error_percent": 100 * ece,
             "accuracy": metrics.accuracy, "calibration_error": ece, "pictures": len(metrics.labels), "class_count": len(data.classnames),
             "template": method.template, "skipped": [*whole.skipped, *skipped],
             **({"reading": reading_record(whole)} if whole.reading else {}),

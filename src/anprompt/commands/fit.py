@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from anprompt.commands._shared.common import add_data, add_device, add_names, say_reading
 from anprompt.commands._shared.parser import add_bank, positive, renamed, setting, shots, whole
-from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, say
+from anprompt.commands._shared.terminal import note_line, print_json, progress, say
 from anprompt.commands._shared.together import together
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
+    from anprompt.adapters.record import AdapterRecord
     from anprompt.data.types import Dataset
     from anprompt.evaluation.evaluate import Metrics
     from anprompt.prompting.process_group import Team
@@ -147,7 +148,7 @@ def _train(args: argparse.Namespace, dataset: Dataset, job: Job, bank: FeatureCa
     settings, train = split_settings(args.method, _settings(args))
     asked = {"shots": args.shots, "settings": settings or None, "train": train or None, "classes": args.classes,
              "template": args.template, "descriptions": job.descriptions or None, "backbone": args.backbone}  # fmt: skip
-    record[parameters.KEY] = parameters.to_record(asked, tuned.method.descriptions)
+    record["parameters"] = parameters.to_record(asked, tuned.method.descriptions)
     try:
         save_adapter(out, tuned.method, train=job.train, record=record, overwrite=args.overwrite)
     except UserError as error:
@@ -270,30 +271,32 @@ def _test(args: argparse.Namespace, job: Job, tuned: Tuned, team: Team | None) -
         return score(tuned.method, job.dataset, on_batch=update, team=team)[0]
 
 
-def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) -> dict[str, Any]:
+def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) -> AdapterRecord:
     """Facts and figures of the run; no times, so that equal runs write equal files."""
     from anprompt.data.reading import reading_record
 
     last = tuned.log.epochs[-1]
-    record: dict[str, Any] = {"data": dataset.name, "training pictures": len(job.dataset.train)}
+    record: AdapterRecord = {"data": dataset.name, "training_images": len(job.dataset.train)}
     if "val_accuracy" in last:
-        record["accuracy (val)"] = last["val_accuracy"]
+        record["val_accuracy_percent"] = 100 * last["val_accuracy"]
     if tested:
-        record["accuracy (test)"] = tested.accuracy
-        record["test pictures"] = len(tested.labels)
+        record["test_accuracy_percent"] = 100 * tested.accuracy
+        record["test_images"] = len(tested.labels)
     record["loss"] = last["loss"]
     if job.dataset.labels:
         record["labels"] = list(job.dataset.labels)
-    record["pictures left out"] = len({*tuned.skipped, *dataset.skipped})
+    record["images_left_out"] = len({*tuned.skipped, *dataset.skipped})
     if dataset.reading:
         record["reading"] = reading_record(dataset)
     if dataset.test and dataset.test == dataset.val:
-        record["test images are val images"] = True
-    return {**record, "epochs": tuned.log.epochs, "run": job.key}
+        record["test_is_val"] = True
+    record["epochs"], record["run"] = tuned.log.epochs, job.key
+    return record
 
 
-def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: Mapping[str, Any]) -> None:
+def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: AdapterRecord) -> None:
     from anprompt.adapters.adapter import TENSORS
+    from anprompt.adapters.record import in_former_names
 
     size = (out / TENSORS).stat().st_size / 1024
     trained, log = tuned.method.trained_parameters(), tuned.log
@@ -301,12 +304,12 @@ def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: Mapping[s
         print_json({
             "adapter": str(out), "method": args.method, "size_kb": round(size, 1),
             "trained_parameters": trained, "seconds": round(log.seconds, 2), "steps": log.steps,
-            "resumed_from": log.resumed_from, **record,
+            "resumed_from": log.resumed_from, **record, **in_former_names(record),
         })  # fmt: skip
         return
-    if "accuracy (test)" in record:
-        of = " of val, as there is not a test part" if record.get("test images are val images") else ""
-        say(f"test accuracy {percent(record['accuracy (test)'])} on {record['test pictures']} pictures{of}")
+    if "test_accuracy_percent" in record:
+        of = " of val, as there is not a test part" if record.get("test_is_val") else ""
+        say(f"test accuracy {record['test_accuracy_percent']:.1f} % on {record['test_images']} pictures{of}")
     say(f"adapter {out}: {size:.0f} KB, {trained:,} trained parameters, {log.seconds:.0f} s of training")
     if args.quiet:
         return

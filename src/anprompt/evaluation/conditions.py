@@ -13,7 +13,7 @@ meets the same noise.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from anprompt.data.types import Item
 from anprompt.errors import UserError, choices
 from anprompt.noise.image import IMAGE_NOISE, SEVERITIES, corrupt, picture_rng
 from anprompt.noise.seeds import stable_seed
-from anprompt.noise.text import DEFAULT_OPS, STRENGTHS, TEXT_NOISE, perturb
+from anprompt.noise.text import STRENGTHS, TEXT_NOISE, perturb
 
 NOISE_SEED = 0
 Read = Callable[[Item], Image.Image]
@@ -85,10 +85,9 @@ class Condition:
             return f"{'unseen template' if self.family == UNSEEN else words} {self.strength}"
         return f"{words} in {'names' if self.kind == 'text' else 'templates'}, strength {self.strength}"
 
-    @property
-    def seen_in_training(self) -> bool:
-        """Whether ANPrompt's own noisy sentences are made with this operator; picture noise never is."""
-        return self.kind != "image" and self.family in DEFAULT_OPS
+    def is_among(self, families: Collection[str]) -> bool:
+        """Whether a training with these families of noise (`MethodConfig.noise_families`) has met this kind."""
+        return self.family in families
 
     # --- pictures ---------------------------------------------------------------------------------
     def view(self, item: Item, view: np.ndarray) -> np.ndarray:

@@ -9,29 +9,30 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from anprompt.data.identity import contents
 from anprompt.data.names import spoken
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
+from anprompt.experiments.schema import FORMAT, Record, first_fault
 from anprompt.utils import storage as store
 from anprompt.utils.files import json_text, package_versions
 
-Record = dict[str, Any]
+log = logging.getLogger("anprompt")
 
-FORMAT = 1
 CHECKSUM = "checksum"
-# What tables and reports read of every record; what a protocol adds is checked where it is read.
-_PARTS: dict[str, type] = {
-    "spec": dict, "spec.dataset": str, "spec.method": str, "spec.protocol": str, "spec.seed": int,
-}  # fmt: skip
 PACKAGES = ("anprompt", "torch", "transformers", "numpy", "pillow", "scikit-learn")
+
+
+class OtherFormat(UserError):
+    """A run record of a version of the schema that is not read here."""
 
 
 # --- where a record lies --------------------------------------------------------------------------
@@ -55,9 +56,16 @@ def record_path(runs_dir: str | Path, spec: Mapping[str, Any]) -> Path:
 
 
 def finished(runs: str | Path, spec: Mapping[str, Any]) -> Record | None:
-    """The record of a finished run of this very specification in a folder or at a URL, or None."""
+    """The record of a finished run of this very specification in a folder or at a URL, or None.
+
+    Raises:
+        OtherFormat: there is one of a format that this version can't read.
+    """
+    name = record_name(spec)
     try:
-        record = _opened(store.read_json(runs, record_name(spec)), "")
+        record = _opened(store.read_json(runs, name), store.shown(runs, name))
+    except OtherFormat:  # a run here would write over it
+        raise
     except UserError:  # not there, not whole, or changed: then the run is not done
         return None
     return record if record and record["spec"] == dict(spec) else None
@@ -79,13 +87,27 @@ def checksum(record: Mapping[str, Any]) -> str:
 def read_records(runs: str | Path) -> list[Record]:
     """All records of a folder or URL, in the order of their file names; other JSON files are passed over.
 
+    Records of a format that this version can't read are passed over too, with a warning that names the first.
+
     Raises:
         UserError: the place does not exist or holds no record, or a record is damaged.
     """
     if not store.is_url(runs) and not Path(runs).is_dir():
         raise UserError(f"There is no folder {runs}; 'anprompt bench ... --runs {runs}' makes it.")
-    found = [_opened(store.read_json(runs, name), store.shown(runs, name)) for name in store.json_names(runs)]
-    records = [record for record in found if record]
+    records: list[Record] = []
+    unread: list[OtherFormat] = []
+    for name in store.json_names(runs):
+        try:
+            record = _opened(store.read_json(runs, name), store.shown(runs, name))
+        except OtherFormat as error:
+            unread.append(error)
+        else:
+            records += [record] if record else []
+    if unread:
+        more = f" So are {len(unread) - 1} more." if len(unread) > 1 else ""
+        log.warning("left out: %s%s", unread[0], more)
+    if not records and unread:
+        raise unread[0]
     if not records:
         raise UserError(f"{runs} holds no run record; 'anprompt bench ... --runs {runs}' makes some.")
     return records
@@ -95,19 +117,21 @@ def _opened(content: Any, where: str) -> Record | None:
     """A record without its checksum; None for other JSON. Records from before there were checksums have none.
 
     Raises:
-        UserError: the checksum is another one, or a part that every record has is missing.
+        OtherFormat: it is a record of a format that this version can't read.
+        UserError: the checksum is another one, or a part is missing or of another kind (`schema`).
     """
-    if not isinstance(content, dict) or content.get("format") != FORMAT or "spec" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int) or "spec" not in content:
         return None
+    if content["format"] != FORMAT:
+        raise OtherFormat(
+            f"{where} is a run record of format {content['format']}, and this version reads format {FORMAT}; "
+            "open it with the version that wrote it, or move it to another folder."
+        )
     if content.get(CHECKSUM, known := checksum(content)) != known:
         raise UserError(f"{where} is damaged or was changed (its checksum differs); delete it and run it again.")
-    for part, kind in _PARTS.items():
-        value: Any = content
-        for key in part.split("."):
-            value = value.get(key)
-        if not isinstance(value, kind):
-            raise UserError(f"{where}: {part} of a record must be {kind.__name__}, not {value!r:.40}.")
-    return {key: value for key, value in content.items() if key != CHECKSUM}
+    if fault := first_fault(content):
+        raise UserError(f"{where}: {fault}; it is of another version or was edited. Run it again.")
+    return cast(Record, {key: value for key, value in content.items() if key != CHECKSUM})
 
 
 # --- what a record says ---------------------------------------------------------------------------

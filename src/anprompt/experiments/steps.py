@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from anprompt.adapters.adapter import holds_adapter, load_adapter, read_config, save_adapter
 from anprompt.data.names import class_key
@@ -16,7 +16,8 @@ from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.context import ExperimentContext
 from anprompt.experiments.measurement import Measurement
 from anprompt.experiments.protocols import Part, protocol
-from anprompt.experiments.records import FORMAT, Record, dataset_hash, now, spec_hash, versions
+from anprompt.experiments.records import Record, dataset_hash, now, spec_hash, versions
+from anprompt.experiments.schema import FORMAT, BackboneFacts, DataFacts, LogFacts, SpecFacts
 from anprompt.experiments.spec import Event, Observer, RunSpec, silent
 from anprompt.training.callbacks import Callback, Step
 from anprompt.training.job import Job, Tuned, run
@@ -41,7 +42,7 @@ def run_protocol(
     job = context.job(spec)
     tuned = trained(spec, context, job, state, observe)
     record = finish(spec, context, job, tuned, testable(parts, spec, job), asked.metrics, state, observe)
-    record["data"].update(asked.data_facts(dataset, targets, parts))
+    record["data"] = cast(DataFacts, {**record["data"], **asked.data_facts(dataset, targets, parts)})
     return record
 
 
@@ -114,8 +115,9 @@ def finish(
     tests = Measurement(spec, context, tuned.method, parts, state, observe)
     clean, disturbed = tests.run()
     metrics = shape(clean)
+    met = job.settings.noise_families() | (job.train.noise_families() if job.trains else frozenset())
     metrics["conditions"] = {
-        name: {**shape(entries), "seen_in_training": Condition.parse(name).seen_in_training}
+        name: {**shape(entries), "seen_in_training": Condition.parse(name).is_among(met)}
         for name, entries in disturbed.items()
     }
     record = describe(spec, context.dataset(spec), job, tuned, [*tuned.skipped, *tests.skipped])
@@ -127,7 +129,7 @@ def finish(
 def describe(spec: RunSpec, dataset: Dataset, job: Job, tuned: Tuned, skipped: Sequence[str]) -> Record:
     """A record of everything but the metrics."""
     left_out = list(dict.fromkeys([*dataset.skipped, *skipped]))
-    identity, method, backbone, log = spec.identity(), tuned.method, job.backbone, tuned.log
+    identity, method, backbone, log = cast(SpecFacts, spec.identity()), tuned.method, job.backbone, tuned.log
     return {
         "format": FORMAT,
         "spec": identity,
@@ -139,14 +141,14 @@ def describe(spec: RunSpec, dataset: Dataset, job: Job, tuned: Tuned, skipped: S
             **({"new_classes": "zero-shot"} if method.from_features and method.by_class else {}),
         },
         "train": job.train.to_dict() if job.trains else None,
-        "backbone": {
+        "backbone": cast(BackboneFacts, {
             "id": backbone.id, "weight_hash": backbone.weight_hash, **dataclasses.asdict(backbone.dims),
-        },
+        }),
         "data": {
             "name": dataset.name, "hash": dataset_hash(dataset), "template": dataset.template,
             "skipped": left_out[:100], "skipped_count": len(left_out), "train_pictures": len(job.dataset.train),
         },
-        "log": dataclasses.asdict(log),
+        "log": cast(LogFacts, dataclasses.asdict(log)),
         "timings": {
             "train_s": round(log.seconds, 3), "step_s": round(log.seconds / log.steps, 5) if log.steps else None,
         },

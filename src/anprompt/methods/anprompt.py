@@ -27,7 +27,7 @@ from anprompt.methods.losses import cosine_alignment, wa_loss
 from anprompt.methods.robust import Perturbed, RobustConfig, live_parts, with_frozen
 from anprompt.methods.weak_noise import noise_prompts, weak_noise_features
 from anprompt.noise.seeds import stable_seed
-from anprompt.noise.text import noisy_sentences
+from anprompt.noise.text import DEFAULT_OPS, noisy_sentences
 from anprompt.prompting.prompts import (
     ClassState,
     DeepTokens,
@@ -97,6 +97,10 @@ class ANPromptConfig(RobustConfig):
         for key in ("beta", "head_weight"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise UserError(f"ANPrompt: {key} must lie in 0..1, not {getattr(self, key)}.")
+
+    def noise_families(self) -> frozenset[str]:
+        own = self.noise_ops or DEFAULT_OPS if self.noise_tokens == "clustered" else ()
+        return super().noise_families() | frozenset(own)
 
 
 class ANPrompt(Method[ANPromptConfig]):

@@ -37,6 +37,10 @@ class MethodConfig:
         defaults = cls()
         return cls(**{key: _typed(key, value, getattr(defaults, key)) for key, value in values.items()})
 
+    def noise_families(self) -> frozenset[str]:
+        """Families of noise that the training meets with these settings, as test conditions name them."""
+        return frozenset()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for config.json."""
         defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}

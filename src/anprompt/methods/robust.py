@@ -73,6 +73,10 @@ class RobustConfig(MethodConfig):
         "live_target", "anchor_words", "anchor_weight", "frozen_share", "fused_unseen",
     )  # fmt: skip
 
+    def noise_families(self) -> frozenset[str]:
+        met = self.live_noise > 0 or self.anchor_words > 0
+        return frozenset(self.live_ops or text_noise.DEFAULT_OPS) if met else frozenset()
+
     def check_robust(self, title: str) -> None:
         """`UserError` where a lever's value is out of range; `title` is the method's."""
         for key in ("live_noise", "live_ce", "live_consistency", "live_similarity", "anchor_weight"):

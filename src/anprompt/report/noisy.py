@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from anprompt.evaluation.conditions import Condition
 from anprompt.report import charts, markup, plots
@@ -11,6 +11,7 @@ from anprompt.report.grid import HALVES, Grid, families
 from anprompt.report.overview import FEW, dots, rows_table
 from anprompt.report.tables import LONG, tables
 from anprompt.tables import CLEAN, Sheet, condition_rows, conditions, in_order, nice
+from anprompt.tables.noise import seen_in_training
 
 STRENGTH = {"image": "severity", "text": "strength"}
 KINDS = {"image": "noise on pictures", "text": "noise on class names"}
@@ -29,7 +30,7 @@ def noise(grid: Grid, styles: dict[str, int], sheets: Sequence[Sheet]) -> str:
     rows = [dataclasses.replace(row, dataset=title(row.condition)) for row in condition_rows(grid.records)]
     whole = rows_table(rows, "condition")
     return (
-        told(names, len(in_order(grid.records, "dataset")) > 1)
+        told(names, seen_in_training(grid.records), len(in_order(grid.records, "dataset")) > 1)
         + (_dots(grid, styles) if len(grid.methods) <= FEW else "")
         + curves
         + tables(sheets, styles)
@@ -37,17 +38,16 @@ def noise(grid: Grid, styles: dict[str, int], sheets: Sequence[Sheet]) -> str:
     )
 
 
-def told(names: Sequence[str], several: bool) -> str:
+def told(names: Sequence[str], met: Collection[str], several: bool) -> str:
     """What was disturbed, and which of it no method met in training."""
     over = ", on average over the data sets" if several else ""
-    parsed = [Condition.parse(name) for name in names]
     text = f"The same test pictures, disturbed{over}."
-    unseen = "; ".join(_short([c for c in parsed if not c.seen_in_training]))
-    seen = "; ".join(_short([c for c in parsed if c.seen_in_training]))
+    unseen = "; ".join(_short([Condition.parse(name) for name in names if name not in met]))
+    seen = "; ".join(_short([Condition.parse(name) for name in names if name in met]))
     if unseen:
         text += f" Unseen in training: {unseen}."
     if seen:
-        text += f" Of a kind that ANPrompt makes its own noisy sentences with, so not unseen: {seen}."
+        text += f" Of a kind that a method was trained with, so not unseen: {seen}."
     return f"<p>{markup.escape(text)}</p>"
 
 

@@ -246,7 +246,7 @@ def _seconds(trained: Sequence[Record]) -> list[str]:
 
 
 def _recipe(record: Record) -> str:
-    train = record["train"]
+    train = record["train"] or {}
     return (
         f"{label(record)}: {train['optimizer']}, lr {train['lr']:g}, {train['epochs']} epochs, "
         f"batch {train['batch_size']}"

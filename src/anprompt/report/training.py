@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from anprompt.experiments.records import Record
 from anprompt.report import charts, markup
@@ -29,7 +29,7 @@ def losses(records: Sequence[Record]) -> str:
 
 def _panels(records: Sequence[Record]) -> str:
     """One method's; of several seeds (or shots) the first is drawn."""
-    by_set: dict[str, list[Mapping[str, float]]] = {}
+    by_set: dict[str, list[dict[str, float]]] = {}
     for record in records:
         by_set.setdefault(shown_name(record["spec"]["dataset"]), record["log"]["epochs"])
     parts = list(dict.fromkeys(part for epochs in by_set.values() for epoch in epochs for part in epoch))

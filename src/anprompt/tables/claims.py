@@ -91,12 +91,12 @@ def from_records(folder: str | Path, preset: str, seeds: list[int]) -> dict[str,
         UserError: no records there.
         LookupError: no runs of the preset with all these seeds.
     """
-    from anprompt.experiments.records import read_records
+    from anprompt.experiments.records import Record, read_records
     from anprompt.tables import MEAN, base_new_rows, in_order, label
 
-    def wanted(record: Mapping[str, Any]) -> bool:
+    def wanted(record: Record) -> bool:
         spec = record["spec"]
-        return spec["protocol"] == BaseToNew.name and label(dict(record)) == preset and spec["seed"] in seeds
+        return spec["protocol"] == BaseToNew.name and label(record) == preset and spec["seed"] in seeds
 
     records = [record for record in read_records(folder) if wanted(record)]
     rows = base_new_rows(records)

@@ -110,6 +110,14 @@ def conditions_of(record: Record) -> dict[str, Any]:
     return record["metrics"].get("conditions", {})
 
 
+def seen_in_training(records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Conditions of a kind that at least one of the methods met in its training."""
+    return {
+        name for record in records for name, entry in record["metrics"].get("conditions", {}).items()
+        if entry.get("seen_in_training")
+    }  # fmt: skip
+
+
 def blocks(records: Sequence[Record]) -> list[Block]:
     """The conditions that all runs have which have any of that kind, sorted into blocks."""
     found: list[Block] = []
@@ -117,7 +125,7 @@ def blocks(records: Sequence[Record]) -> list[Block]:
     for kind in dict.fromkeys((*KINDS, *sorted({kind_of(c) for r in records for c in conditions_of(r)}))):
         own = [{c for c in conditions_of(record) if kind_of(c) == kind} for record in records]
         shared = set.intersection(*filter(None, own)) if any(own) else set()
-        seen = {c for r in records for c, e in conditions_of(r).items() if e.get("seen_in_training")}
+        seen = seen_in_training(records)
         for trained in (False, True):
             names = tuple(sorted((c for c in shared if (c in seen) == trained), key=split))
             found += [Block(part, kind, trained, names) for part in all_parts if names]

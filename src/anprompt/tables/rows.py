@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -57,7 +58,8 @@ def conditions(records: Iterable[Record]) -> list[str]:
 
 def in_order(records: Iterable[Record], key: str) -> list[str]:
     """The values of a specification's key in the order of first appearance."""
-    return list(dict.fromkeys(str(record["spec"][key]) for record in records))
+    specs: Iterable[Mapping[str, Any]] = (record["spec"] for record in records)
+    return list(dict.fromkeys(str(spec[key]) for spec in specs))
 
 
 def shown_name(dataset: str) -> str:
@@ -81,7 +83,9 @@ def nice(method: str) -> str:
 def label(record: Record) -> str:
     """The method as a table names it: its preset, and whatever was set differently."""
     spec = record["spec"]
-    changed = [f"{key}={value}" for part in ("settings", "train") for key, value in spec.get(part, {}).items()]
+    changed = [
+        f"{key}={value}" for part in (spec.get("settings", {}), spec.get("train", {})) for key, value in part.items()
+    ]
     return spec["method"] + (f" ({', '.join(changed)})" if changed else "")
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from anprompt.errors import UserError, choices
 from anprompt.methods.base import MethodConfig
-from anprompt.noise.weak_image import weak_image_noise
+from anprompt.noise.weak_image import WEAK_FAMILIES, weak_image_noise
 from anprompt.prompting.compute import PRECISIONS
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -126,6 +126,9 @@ class TrainConfig(MethodConfig):
             raise UserError(f"Training: lr must be a positive number, not {self.lr}.")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise UserError(f"Training: crop_scale must be two numbers 0 < low <= high <= 1, not {self.crop_scale}.")
+
+    def noise_families(self) -> frozenset[str]:
+        return frozenset(self.image_noise_families or WEAK_FAMILIES) if self.image_noise else frozenset()
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch `epoch` (from 0): constant warm-up, then cosine over all epochs."""
