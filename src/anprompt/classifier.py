@@ -28,7 +28,7 @@ from anprompt.data.candidates import candidates
 from anprompt.data.crop import centre_view
 from anprompt.data.images import limited
 from anprompt.data.inputs import Picture, as_rgb, batches, labelled, pictures, targets
-from anprompt.data.name_lists import named
+from anprompt.data.label_names import named
 from anprompt.data.names import check_classnames, class_key
 from anprompt.data.reading import reading_record
 from anprompt.data.sources import open_dataset

@@ -22,7 +22,8 @@ from anprompt.backbones import Backbone
 from anprompt.classifier import PromptClassifier
 from anprompt.commands.main import main
 from anprompt.data.inputs import targets
-from anprompt.data.name_lists import codes, names_for, read_class_list, split_names
+from anprompt.data.label_names import codes, names_for
+from anprompt.data.name_lists import read_class_list, split_names
 from anprompt.data.names import check_classnames, class_key, spoken
 from anprompt.errors import UserError
 from anprompt.experiments.records import read_records

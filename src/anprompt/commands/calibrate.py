@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from anprompt.adapters.adapter import load_adapter, read_config, trained_labels
     from anprompt.adapters.calibration_record import save_calibration
     from anprompt.backbones import load_backbone
-    from anprompt.data.name_lists import in_trained_names, named
+    from anprompt.data.label_names import in_trained_names, named
     from anprompt.data.sources import open_dataset
     from anprompt.evaluation.calibration import calibrate
     from anprompt.evaluation.loaders import part_items

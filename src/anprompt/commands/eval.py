@@ -74,7 +74,7 @@ def _trained_on(args: argparse.Namespace, data: Dataset) -> bool:
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.candidates import candidates
-    from anprompt.data.name_lists import in_trained_names, named
+    from anprompt.data.label_names import in_trained_names, named
     from anprompt.data.reading import reading_record
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes

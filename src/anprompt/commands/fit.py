@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.backbones import load_backbone, resolve_device
-    from anprompt.data.name_lists import named
+    from anprompt.data.label_names import named
     from anprompt.data.sources import open_dataset
     from anprompt.methods import check_template
     from anprompt.prompting.process_group import on_first

@@ -130,7 +130,7 @@ def class_names(labels: Sequence[str], names: str | None) -> list[str]:
     Raises:
         UserError: a class without a name, or two with the same.
     """
-    from anprompt.data.name_lists import names_for
+    from anprompt.data.label_names import names_for
     from anprompt.data.names import check_classnames
 
     return check_classnames(names_for(labels, names)) if names else list(labels)

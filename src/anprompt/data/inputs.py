@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anprompt.data.division import divide
 from anprompt.data.images import open_image
-from anprompt.data.name_lists import names_for
+from anprompt.data.label_names import names_for
 from anprompt.data.names import check_classnames
 from anprompt.data.types import Dataset, Item
 from anprompt.data.walk import picture_files

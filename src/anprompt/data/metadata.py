@@ -11,6 +11,7 @@ from pathlib import Path
 from anprompt.data.images import shown
 from anprompt.data.part_names import plain_part
 from anprompt.data.table import LABEL_COLUMNS, SPLIT_COLUMNS, read_cells
+from anprompt.data.text_files import file_text
 from anprompt.data.walk import Folder
 from anprompt.errors import UserError
 
@@ -98,11 +99,7 @@ def _rows(file: Path) -> Iterator[Row]:
 
 def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and named cells of every line that isn't blank."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{shown(file)} can't be read as UTF-8 text.") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file_text(file).splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import os
@@ -12,9 +11,10 @@ from anprompt.data.assemble import LabelledFile, assemble
 from anprompt.data.images import shown
 from anprompt.data.part_names import plain_part
 from anprompt.data.reading import PARTS
+from anprompt.data.text_files import file_text
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError
-from anprompt.utils.files import LARGEST_TEXT, check_readable, first_line
+from anprompt.utils.files import first_line
 
 # Names of the columns, in lower case; the first is ours, the others are those of other tools.
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "filepath")
@@ -28,8 +28,7 @@ _Row = tuple[int, str, str, str]
 def table_dataset(file: Path, *, least_classes: int = 2) -> Dataset:
     """Reads a table with a header `path,label[,split]`; further columns are ignored.
 
-    The delimiter may be a comma, a semicolon or a tab; the text UTF-8, with or without a byte order mark,
-    or Excel's UTF-16. Paths are relative to the table. Classes are sorted by name, so the order of rows
+    The delimiter may be a comma, a semicolon or a tab; the text is read as `file_text` reads it. Paths are relative to the table. Classes are sorted by name, so the order of rows
     does not matter; without a split column the data is divided, with one its parts are taken as they are.
     Damaged pictures are listed in `reading.left_out`.
 
@@ -99,7 +98,7 @@ def read_cells(file: Path, needed: tuple[str, ...] = ("path", "label")) -> list[
     Args:
         needed: columns that must be there; `path`, `label` and `split` stand for their other names, too.
     """
-    text = _text(file)
+    text = file_text(file)
     header = text.lstrip("\r\n").split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -143,17 +142,3 @@ def _column_names(file: Path, values: list[str], needed: tuple[str, ...]) -> lis
             "or path,label,split."
         )
     return names
-
-
-def _text(file: Path) -> str:
-    try:
-        check_readable(file, LARGEST_TEXT)
-        data = file.read_bytes()
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown(file)} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{shown(file)} can't be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise UserError(f"{shown(file)} can't be read: {error}.") from None

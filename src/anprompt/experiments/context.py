@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from anprompt.backbones import Backbone, load_backbone
-from anprompt.data.name_lists import named, warn_of_codes
+from anprompt.data.label_names import named, warn_of_codes
 from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.data.views import Views

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anprompt.data.name_lists import named
+from anprompt.data.label_names import named
 from anprompt.data.sources import open_dataset
 from anprompt.data.types import Dataset
 from anprompt.errors import UserError

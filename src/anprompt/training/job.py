@@ -18,7 +18,7 @@ from typing import Any
 
 from anprompt.backbones import Backbone
 from anprompt.data.identity import identities
-from anprompt.data.name_lists import warn_of_codes
+from anprompt.data.label_names import warn_of_codes
 from anprompt.data.splits import few_shot, subset_classes, with_classes
 from anprompt.data.types import Dataset, Item
 from anprompt.data.views import Views

@@ -103,7 +103,7 @@ def open_method(args: argparse.Namespace, classnames: Sequence[str] | None, temp
     """
     from anprompt.adapters.adapter import load_adapter, read_config
     from anprompt.backbones import load_backbone
-    from anprompt.data.name_lists import warn_of_codes
+    from anprompt.data.label_names import warn_of_codes
     from anprompt.methods import build_method, check_template
 
     dtype = PRECISIONS[args.precision or "fp32"]
