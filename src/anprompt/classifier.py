@@ -24,6 +24,7 @@ from anprompt.adapters import parameters
 from anprompt.adapters.adapter import load_adapter, read_config, same_request, save_adapter
 from anprompt.adapters.place import holds_adapter_here, holds_another
 from anprompt.backbones import Backbone, load_backbone
+from anprompt.data import trained_images
 from anprompt.data.candidates import candidates
 from anprompt.data.crop import centre_view
 from anprompt.data.images import limited
@@ -180,6 +181,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self._facts: dict[str, Any] = {"data": dataset.name, "training_images": len(job.dataset.train), "run": job.key}
         if dataset.reading:
             self._facts["reading"] = reading_record(dataset)
+        if len(job.dataset.train) <= trained_images.MOST:
+            self._facts[trained_images.KEY] = trained_images.to_record(job.dataset.train)
         return self._adopt(tuned.method, labels, found)
 
     def _held_out(self) -> bool:

@@ -22,6 +22,7 @@ class AdapterRecord(TypedDict, total=False):
         labels: what the data, or the caller, called the classes, where these are not their names.
         images_left_out: how many could not be used.
         reading: how a folder or table was understood (`anprompt.data.reading`).
+        image_marks: marks of the images trained on (`anprompt.data.trained_images`).
         run: fingerprint of the run (`training.job.Job.key`).
         epochs: loss parts and validation accuracy (0 to 1, as the log has it) by epoch.
         log: the course of the training, of adapters that a sweep keeps.
@@ -40,6 +41,7 @@ class AdapterRecord(TypedDict, total=False):
     labels: list[Any]
     images_left_out: int
     reading: dict[str, Any]
+    image_marks: dict[str, str]
     run: str
     epochs: list[dict[str, float]]
     log: dict[str, Any]

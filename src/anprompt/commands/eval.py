@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anprompt.commands._shared.common import ZEROSHOT, add_adapter, add_data, add_device, add_names, open_method
 from anprompt.commands._shared.parser import one_of
@@ -58,18 +58,21 @@ def _trained(args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]
     return tuple(map(str, config["classnames"])), trained_labels(config)
 
 
-def _trained_on(args: argparse.Namespace, data: Dataset) -> bool:
-    """Whether the adapter's record tells of just these data: the same name, classes and counts."""
+def _record(args: argparse.Namespace) -> dict[str, Any]:
+    """What the adapter keeps of its training."""
     from anprompt.adapters.adapter import read_config
+
+    record = {} if args.adapter == ZEROSHOT else read_config(args.adapter).get("record")
+    return record if isinstance(record, dict) else {}
+
+
+def _of_its_data(record: dict[str, Any], data: Dataset) -> bool:
+    """Whether the record tells of just these data: the same name, classes and counts."""
     from anprompt.data.reading import class_counts
 
-    if args.adapter == ZEROSHOT:
-        return False
-    record = read_config(args.adapter).get("record")
-    if not isinstance(record, dict) or record.get("data") != data.name:
-        return False
     reading = record.get("reading")
-    return isinstance(reading, dict) and reading.get("images") == class_counts(data)
+    same = record.get("data") == data.name
+    return same and isinstance(reading, dict) and reading.get("images") == class_counts(data)
 
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
@@ -78,6 +81,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.reading import reading_record
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
+    from anprompt.data.trained_images import trained_among
     from anprompt.evaluation.evaluate import calibration_error
     from anprompt.evaluation.loaders import part_items
     from anprompt.training.job import score
@@ -98,12 +102,18 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         if args.classes == "all":
             raise UserError(f"{alone}.")
         told.append(f"{alone}: the accuracy says nothing")
-    if args.split is None and whole.reading and whole.reading.divided and not _trained_on(args, whole):
-        every = len(part_items(data, "all", args.domain))
-        told.append(
-            f"{len(part_items(data, split, args.domain))} of {every} images: the test part, as fit divides data without "
-            "parts. If none of it was trained on, --split all tests on every image"
-        )
+    record, items = _record(args), part_items(data, split, args.domain)
+    known = trained_among(record, items)
+    if known:
+        told.append(f"{known} of the {len(items)} images were trained on: a figure on them says little")
+    if args.split is None and whole.reading and whole.reading.divided:
+        every = part_items(data, "all", args.domain)
+        if trained_among(record, every) == 0 or (known is None and not _of_its_data(record, whole)):
+            none = "None of it was trained on:" if known is not None else "If none of it was trained on,"
+            told.append(
+                f"{len(items)} of {len(every)} images: the test part, as fit divides data without parts. {none} --split "
+                "all tests on every image"
+            )
     method = open_method(args, data.classnames, data.template)
     with progress("testing", enabled=not (args.quiet or args.json)) as update:
         metrics, skipped = score(
@@ -118,7 +128,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
             "classes": args.classes, "split": split, "domain": args.domain, "head": metrics.head,
             "accuracy_percent": 100 * metrics.accuracy, "calibration_error_percent": 100 * ece,
             "accuracy": metrics.accuracy, "calibration_error": ece, "pictures": len(metrics.labels), "class_count": len(data.classnames),
-            "template": method.template, "skipped": [*whole.skipped, *skipped],
+            "template": method.template, "trained_on": known, "skipped": [*whole.skipped, *skipped],
             **({"reading": reading_record(whole)} if whole.reading else {}),
             **({"per_class": metrics.per_class} if args.per_class else {}),
         })  # fmt: skip
@@ -133,6 +143,8 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         f"{method.preset or method.name} on {where}: {len(metrics.labels)} pictures, {len(data.classnames)} "
         f"classes ({args.classes}), {metrics.head} head"
     )
+    if known == 0:
+        say("none of these images was trained on")
     if args.per_class:
         rows = sorted(metrics.per_class.items(), key=lambda row: row[1])
         table(("class", "accuracy"), [(name, percent(value)) for name, value in rows], right=(1,))

@@ -274,6 +274,7 @@ def _test(args: argparse.Namespace, job: Job, tuned: Tuned, team: Team | None) -
 def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) -> AdapterRecord:
     """Facts and figures of the run; no times, so that equal runs write equal files."""
     from anprompt.data.reading import reading_record
+    from anprompt.data.trained_images import MOST, to_record
 
     last = tuned.log.epochs[-1]
     record: AdapterRecord = {"data": dataset.name, "training_images": len(job.dataset.train)}
@@ -290,6 +291,8 @@ def _record(dataset: Dataset, job: Job, tuned: Tuned, tested: Metrics | None) ->
         record["reading"] = reading_record(dataset)
     if dataset.test and dataset.test == dataset.val:
         record["test_is_val"] = True
+    if len(job.dataset.train) <= MOST:
+        record["image_marks"] = to_record(job.dataset.train)
     record["epochs"], record["run"] = tuned.log.epochs, job.key
     return record
 
@@ -304,7 +307,7 @@ def _report(args: argparse.Namespace, out: Path, tuned: Tuned, record: AdapterRe
         print_json({
             "adapter": str(out), "method": args.method, "size_kb": round(size, 1),
             "trained_parameters": trained, "seconds": round(log.seconds, 2), "steps": log.steps,
-            "resumed_from": log.resumed_from, **record, **in_former_names(record),
+            "resumed_from": log.resumed_from, **{key: value for key, value in record.items() if key != "image_marks"}, **in_former_names(record),
         })  # fmt: skip
         return
     if "test_accuracy_percent" in record:
