@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from anprompt.detection.metrics import aupro, figures, pro_curve
+from anprompt.detection.metrics import aupro, figures, pro_curve, ranked
 
 
 def oracle(masks: list[np.ndarray], maps: list[np.ndarray], limit: float) -> float:
@@ -78,3 +78,16 @@ def test_what_is_missing_is_left_out() -> None:
     bare = figures([0, 1], [0.1, 0.9], [np.zeros((4, 4), bool), None], maps).to_dict()
     assert set(bare) == {"image_auroc", "image_ap", "image_f1max"} and bare["image_auroc"] == 1.0
     assert figures([0, 0], [0.1, 0.9]).to_dict() == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 80), st.integers(1, 8))
+def test_ties_are_counted_as_scikit_learn_does(seed: int, count: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.random(count) < 0.4
+    labels[:2] = True, False
+    scores = rng.integers(0, levels, count).astype(float)
+    auroc, precision, f1 = ranked(labels, scores)
+    assert auroc == pytest.approx(roc_auc_score(labels, scores))
+    assert precision == pytest.approx(average_precision_score(labels, scores))
+    assert f1 == pytest.approx(max(f1_score(labels, scores >= t) for t in scores))

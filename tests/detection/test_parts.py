@@ -132,3 +132,14 @@ def test_what_few_images_can_not_promise_is_said() -> None:
             choose_threshold([1.0], rate)
     with pytest.raises(UserError, match="there is none"):
         choose_threshold([], 0.1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(40, 900), st.integers(40, 900), st.integers(1, 6))
+def test_windows_apart_cover_every_image_too(width: int, height: int, tiles: int) -> None:
+    from anprompt.detection.tiles import Joining
+
+    grid = grid_of(width, height, tiles, 48, 8)
+    found = Joining(grid, torch.Size())
+    found.add(torch.ones(len(grid.apart), 6, 6), grid.apart)
+    assert bool((found.mean() == 1).all()) and len(grid.apart) <= grid.count

@@ -1,4 +1,4 @@
-"""`anprompt detect fit`, `predict`, `eval` and `threshold`: anomalies, from normal images alone."""
+"""`anprompt detect fit`, `predict`, `eval`, `threshold` and `bench`: anomalies, from normal images alone."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ if TYPE_CHECKING:
     from anprompt.detection.evaluation import Examined
     from anprompt.detection.metrics import Figures
 
+ACTIONS = ("fit", "predict", "eval", "threshold", "bench")
 CSV_MARK = b"image,score,threshold,anomalous,note"
 COLUMNS = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
 SHOWN = 12  # overlays on the sheet of 'eval --gallery'
 # Options that mean something to some actions only.
 _ONLY = {
-    "out": ("--out", "fit"), "method": ("--method", "fit"), "shots": ("--shots", "fit"), "settings": ("--set", "fit"),
-    "object_name": ("--object", "fit"), "tiles": ("--tiles", "fit"), "csv": ("--csv", "predict"), "maps": ("--maps", "predict"),
-    "gallery": ("--gallery", "eval"), "data": ("--data", "fit, eval and threshold"),
-    "category": ("--category", "fit, eval and threshold"), "false_alarms": ("--false-alarms", "fit and threshold"),
+    "out": ("--out", "fit"), "method": ("--method", "fit"), "shots": ("--shots", "fit and bench"),
+    "settings": ("--set", "fit and bench"),
+    "object_name": ("--object", "fit"), "tiles": ("--tiles", "fit and bench"), "csv": ("--csv", "predict"), "maps": ("--maps", "predict"),
+    "gallery": ("--gallery", "eval"), "data": ("--data", "fit, eval, threshold and bench"),
+    "category": ("--category", "fit, eval, threshold and bench"), "false_alarms": ("--false-alarms", "fit and threshold"), "methods": ("--methods", "bench"), "seeds": ("--seeds", "bench"),
+    "runs": ("--runs", "bench"),
 }  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `detect`."""
     parser.add_argument(
-        "action", type=one_of("action", ("fit", "predict", "eval", "threshold")), metavar="fit|predict|eval|threshold",
+        "action", type=one_of("action", ACTIONS), metavar="|".join(ACTIONS),
         help="fit: learn from normal images; predict: scores, verdicts and maps of images; eval: figures on a data set; "
-        "threshold: choose one at a rate of false alarms",
+        "threshold: choose one at a rate of false alarms; bench: methods side by side",
     )  # fmt: skip
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="the detector's folder; predict: then images, or folders"
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit = parser.add_argument_group("fit")
     fit.add_argument("--method", type=one_of("detection method", DETECTION_METHODS), metavar="|".join(DETECTION_METHODS),
                      help="default: apt")  # fmt: skip
-    fit.add_argument("--shots", type=whole(0), metavar="N", help="normal images to learn from (default: all)")
+    fit.add_argument("--shots", metavar="N", help="normal images to learn from (default: all; bench: 0,1,4,16)")
     fit.add_argument("--seed", type=whole(0), default=1, help="of draw, start and generated anomalies")
     fit.add_argument("--object", dest="object_name", metavar="TEXT", help="what the images show (default: object)")
     fit.add_argument("--tiles", metavar="auto|N", help="windows along the shorter side (default: auto)")
@@ -68,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--false-alarms", type=share, metavar="SHARE", help="of normal images, e.g. 0.02 (fit: default 0.05)"
     )
+    bench = parser.add_argument_group("bench")
+    bench.add_argument("--methods", metavar="NAME,...", help="default: clip,winclip,patchcore,apt")
+    bench.add_argument("--seeds", metavar="N,...", help="default: 1,2,3")
+    bench.add_argument("--runs", metavar="DIR", help="folder of the records (default: runs)")
     predict = parser.add_argument_group("predict and eval")
     predict.add_argument("--csv", metavar="FILE", help="write one line an image")
     predict.add_argument("--maps", metavar="DIR", help="write an overlay with heat map and contour for every image")
@@ -80,8 +87,10 @@ def run(args: argparse.Namespace) -> int:
         given = getattr(args, name) not in (None, [])
         if given and args.action not in where.replace(" and", ",").split(", "):
             raise UserError(f"{option} belongs to 'detect {where}', not to 'detect {args.action}'.")
+    from anprompt.commands.detect_bench import run_bench
+
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
-        "fit": _fit, "predict": _predict, "eval": _eval, "threshold": _threshold,
+        "fit": _fit, "predict": _predict, "eval": _eval, "threshold": _threshold, "bench": run_bench,
     }  # fmt: skip
     return actions[args.action](args)
 
@@ -101,8 +110,8 @@ def _fit(args: argparse.Namespace) -> int:
     store.check_place(out, overwrite=args.overwrite)
     category = open_category(_data(args), args.category)
     detector = AnomalyDetector(
-        args.backbone or "embedded", args.method or "apt", args.shots, args.seed, settings=dict(args.settings) or None,
-        object_name=args.object_name or "object", tiles=_tiles(args.tiles), false_alarms=args.false_alarms or FALSE_ALARMS,
+        args.backbone or "embedded", args.method or "apt", _shots(args.shots), args.seed, settings=dict(args.settings) or None,
+        object_name=args.object_name or "object", tiles=tiles_of(args.tiles), false_alarms=args.false_alarms or FALSE_ALARMS,
         device=args.device, dtype=PRECISIONS[args.precision or "fp32"],
     )  # fmt: skip
     if not (args.quiet or args.json):
@@ -128,7 +137,15 @@ def _fit(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tiles(text: str | None) -> int | str:
+def _shots(text: str | None) -> int | None:
+    try:
+        return None if text is None else whole(0)(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--shots {error}") from None
+
+
+def tiles_of(text: str | None) -> int | str:
+    """`auto`, or a number of windows."""
     if text is None or text == "auto":
         return "auto"
     if not text.isdecimal():

@@ -72,9 +72,9 @@ class AptConfig(MethodConfig):
     bank: bool = True
     bank_size: int = 4000
     bank_depths: tuple[float, ...] = (0.5, 0.75)
-    bank_weight: float = 1.0
-    centre: bool = True
-    steps: int = 150
+    bank_weight: float = 0.6
+    centre: bool = False
+    steps: int = 100
     lr: float = 0.02
     batch: int = 16
 

@@ -25,7 +25,7 @@ from anprompt.errors import UserError
 from anprompt.methods.config import MethodConfig
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
-TOP = 0.01  # share of a map whose mean stands for the image
+TOP = 0.003  # share of a map whose mean stands for the image
 Progress = Callable[[int, int, str], None]
 
 

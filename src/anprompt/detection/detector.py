@@ -76,7 +76,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         settings: values that replace the method's.
         object_name: what the images show, for the sentences that name it.
         tiles: windows along the shorter side; "auto" takes as many as show about each pixel, at most four.
-        false_alarms: rate for which `fit` chooses a threshold, where the folder has normal images left that were not drawn.
+        false_alarms: rate for which `fit` chooses a threshold, where the folder has normal images left that were not drawn; None
+            chooses none.
         max_megapixels: largest image to read, in millions of pixels.
         device, dtype: where the backbone lives and the precision of its weights.
 
@@ -93,7 +94,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def __init__(
         self, backbone: str | Backbone = "embedded", method: str = "apt", shots: int | None = None, seed: int = 1, *,
         settings: Mapping[str, Any] | None = None, object_name: str = "object", tiles: int | str = "auto",
-        false_alarms: float = FALSE_ALARMS, max_megapixels: float | None = None, device: str = "cpu", dtype: str = "float32",
+        false_alarms: float | None = FALSE_ALARMS, max_megapixels: float | None = None, device: str = "cpu", dtype: str = "float32",
     ) -> None:  # fmt: skip
         self.backbone, self.method, self.shots, self.seed = backbone, method, shots, seed
         self.settings, self.object_name, self.tiles, self.false_alarms = settings, object_name, tiles, false_alarms
@@ -147,8 +148,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         self.threshold_: Threshold | None = None
         files = dict([*drawn, *held])
         self.learned_ = {file_hash(Path(files[name])): name for name, _ in named if _is_file(files[name])}
-        if unread:
-            self._choose(unread[:MOST_HELD], progress)
+        if unread and self.false_alarms is not None:
+            self._choose(unread[:MOST_HELD], self.false_alarms, progress)
         return self
 
     def _drawn(self, X: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
@@ -203,7 +204,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         self.floor_ = float(np.median([float(one.median()) for one in maps])) if maps else 0.0
         self.contour_ = float(np.median([float(one.max()) for one in maps])) if maps else 0.5
 
-    def _choose(self, held: Sequence[tuple[str, Any]], progress: Progress) -> None:
+    def _choose(self, held: Sequence[tuple[str, Any]], rate: float, progress: Progress) -> None:
         """A threshold from images that were not drawn."""
         found = []
         for number, (name, source) in enumerate(held, 1):
@@ -213,7 +214,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 self._skip(str(error))
             progress(number, len(held), "held-out normal images")
         if found:
-            self.set_threshold(choose_threshold([one.score for one in found], self.false_alarms))
+            self.set_threshold(choose_threshold([one.score for one in found], rate))
             self._see_levels([one.map for one in found])
 
     def set_threshold(self, threshold: Threshold | None) -> None:

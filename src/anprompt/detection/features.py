@@ -16,7 +16,7 @@ The class token attends to everything in all of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -78,11 +78,19 @@ class Look:
     windows: Tensor
     small: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        tensors = [self.tokens, self.image, self.windows, *(x for pair in self.small.values() for x in pair)]
-        return sum(x.numel() * x.element_size() for x in tensors)
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file."""
+        small = {
+            f"small.{scale}.{part}": x for scale, pair in self.small.items() for part, x in zip(("map", "all"), pair)
+        }
+        return {"tokens": self.tokens, "image": self.image, "windows": self.windows, **small}
+
+    @classmethod
+    def from_tensors(cls, kept: Mapping[str, Tensor]) -> Look:
+        """What `tensors` gave."""
+        scales = sorted({int(name.split(".")[1]) for name in kept if name.startswith("small.")})
+        small = {scale: (kept[f"small.{scale}.map"], kept[f"small.{scale}.all"]) for scale in scales}
+        return cls(kept["tokens"], kept["image"], kept["windows"], small)
 
     def kept(self) -> Look:
         """The same in half the bytes, for a cache."""
@@ -122,11 +130,12 @@ def look(backbone: Backbone, image: Image.Image, sight: Sight) -> Look:
     classes, every = [], {scale: [] for scale in sight.scales}  # type: ignore[var-annotated]
     for indices in torch.arange(len(views)).split(BATCH):
         seen, own = _batch(backbone, views[indices.numpy()], sight)
-        tokens.add(seen)
+        tokens.add(seen, indices.tolist())
         classes.append(own)
-        for scale in sight.scales:
-            per_patch, found = _small_windows(backbone, views[indices.numpy()], scale)
-            small[scale].add(per_patch)
+    for scale in sight.scales:  # what lies in several windows is encoded once
+        for some in torch.tensor(grid.apart).split(BATCH):
+            per_patch, found = _small_windows(backbone, views[some.numpy()], scale)
+            small[scale].add(per_patch, some.tolist())
             every[scale].append(found)
     whole = normalised(centre_view(image, dims.image_size)[None], backbone.mean, backbone.std)
     feature = unit(backbone.encode_image(whole.to(backbone.device, backbone.dtype)))[0].cpu()

@@ -1,6 +1,7 @@
 """How well scores and maps tell anomalies: the field's figures.
 
-Areas under ROC and precision-recall curves are scikit-learn's; AUPRO, which it lacks, is here: the mean over defects (connected
+AUROC, average precision and F1max are those of scikit-learn (the tests hold them equal), from one sort of the scores, since a
+test has millions of pixels; AUPRO, which scikit-learn lacks, is the mean over defects (connected
 regions of the masks) of the share that is found, against the share of normal pixels that is flagged, up to 0.3 of them
 (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.2).
 """
@@ -51,25 +52,44 @@ def figures(
         return Figures(*image, *[float("nan")] * 4)
     truth = np.concatenate([mask.ravel() for mask, _ in kept])
     found = np.concatenate([np.asarray(one, np.float32).ravel() for _, one in kept])
-    return Figures(*image, *ranked(truth, found), aupro([m for m, _ in kept], [s for _, s in kept]))
+    order, ends = _order(found)  # one sort of all pixels gives all of their figures
+    pixels = _ranked(truth, order, ends) if not truth.all() else (float("nan"),) * 3
+    return Figures(*image, *pixels, _area(*_pro([mask for mask, _ in kept], order, ends), PRO_LIMIT))
 
 
 def ranked(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
     """AUROC, average precision and the largest F1 over thresholds; NaN where one kind is missing."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
-
     if labels.all() or not labels.any():
         return (float("nan"),) * 3
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(roc_auc_score(labels, scores)), float(average_precision_score(labels, scores)), float(f1.max())
+    return _ranked(labels, *_order(scores))
+
+
+def _order(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the highest score down, and where a threshold can lie: equal scores are flagged together."""
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    return order, np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(order) - 1)
+
+
+def _ranked(labels: np.ndarray, order: np.ndarray, ends: np.ndarray) -> tuple[float, float, float]:
+    right = np.cumsum(labels[order], dtype=np.float64)[ends]
+    flagged = ends + 1.0
+    wrong, positives = flagged - right, right[-1]
+    recall, false_alarms = np.append(0, right / positives), np.append(0, wrong / wrong[-1])
+    precision = right / flagged
+    auroc = (np.diff(false_alarms) * (recall[1:] + recall[:-1]) / 2).sum()
+    f1 = 2 * right / (flagged + positives)
+    return float(auroc), float((np.diff(recall) * precision).sum()), float(f1.max())
 
 
 def pro_curve(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Share of normal pixels flagged, and mean share of a region found, at every threshold from the highest down.
+    """Share of normal pixels flagged, and mean share of a region found, at every threshold from the highest down."""
+    found = np.concatenate([np.asarray(one, np.float32).ravel() for one in maps])
+    return _pro(masks, *_order(found))
 
-    Each pixel has a weight on one of the two axes, so that one sort gives the whole curve.
-    """
+
+def _pro(masks: Sequence[np.ndarray], order: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each pixel has a weight on one of the two axes, so that one order gives the whole curve."""
     import scipy.ndimage
 
     regions, weights = 0, []
@@ -78,13 +98,10 @@ def pro_curve(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> tuple[
         sizes = np.bincount(named.ravel(), minlength=count + 1).astype(np.float64)
         weights.append(np.where(named > 0, 1 / sizes[named], 0.0).ravel())
         regions += count
-    found = np.concatenate([np.asarray(one, np.float32).ravel() for one in maps])
-    gain = np.concatenate(weights)
-    order = np.argsort(-found, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(found[order])), len(order) - 1)  # equal scores are flagged together
-    normal = gain[order] == 0
-    flagged = np.cumsum(normal)[ends] / max(int(normal.sum()), 1)
-    share = np.cumsum(gain[order])[ends] / max(regions, 1)
+    gain = np.concatenate(weights)[order]
+    normal = np.cumsum(gain == 0, dtype=np.float64)
+    flagged = normal[ends] / max(normal[-1], 1)
+    share = np.cumsum(gain)[ends] / max(regions, 1)
     return np.append(0.0, flagged), np.append(0.0, share)
 
 
@@ -97,7 +114,11 @@ def aupro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], limit: float 
     """
     if not any(mask.any() for mask in masks):
         return float("nan")
-    x, y = pro_curve(masks, maps)
+    return _area(*pro_curve(masks, maps), limit)
+
+
+def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Area under a curve up to `limit`, divided by it."""
     inside = x <= limit
     if not inside.all():  # the point at the limit itself, on the line to the next one
         after = int(np.argmin(inside))

@@ -1,7 +1,7 @@
 """PatchCore with few shots: nearest neighbours in a bank of normal patches, nothing trained (arXiv 2106.08265).
 
 patch tokens of middle blocks -> 3 x 3 mean, unit -> coreset of the normal images' patches
-map = 1 - cos to the nearest; image score = mean of the map's highest hundredth (the paper: the reweighted maximum)
+map = 1 - cos to the nearest; image score = mean of the map's highest 0.3 % (the paper: the reweighted maximum)
 """
 
 from __future__ import annotations

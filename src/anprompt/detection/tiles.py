@@ -9,6 +9,7 @@ an image are known beforehand.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,20 @@ class Grid:
     columns: tuple[int, ...]
     side: int
     patch: int
+
+    @property
+    def apart(self) -> list[int]:
+        """Indices of windows that cover the image with as little overlap as there can be."""
+        rows, columns = (self._spread(starts) for starts in (self.rows, self.columns))
+        return [row * len(self.columns) + column for row in rows for column in columns]
+
+    def _spread(self, starts: tuple[int, ...]) -> list[int]:
+        chosen = [0]
+        for place in range(1, len(starts)):
+            last = place == len(starts) - 1
+            if last or starts[place + 1] > starts[chosen[-1]] + self.side:
+                chosen.append(place)
+        return chosen
 
     @property
     def count(self) -> int:
@@ -87,7 +102,7 @@ def windows(image: Image.Image, grid: Grid) -> np.ndarray:
 def joined(parts: Tensor, grid: Grid) -> Tensor:
     """One map from those of windows: [T, side, side, ...] -> [height, width, ...], the mean where they overlap."""
     summed = Joining(grid, parts.shape[3:])
-    summed.add(parts)
+    summed.add(parts, range(len(parts)))
     return summed.mean()
 
 
@@ -95,19 +110,18 @@ class Joining:
     """`joined` a batch of windows at a time, so that no more than the map itself is held."""
 
     def __init__(self, grid: Grid, rest: torch.Size) -> None:
-        self.grid, self._next = grid, 0
+        self.grid = grid
         self._sum = torch.zeros(grid.height, grid.width, *rest)
         self._count = torch.zeros(grid.height, grid.width)
 
-    def add(self, parts: Tensor) -> None:
-        """The maps of the next windows, [t, side, side, ...]."""
+    def add(self, parts: Tensor, numbers: Iterable[int]) -> None:
+        """The maps of some windows, [t, side, side, ...], with their numbers row by row."""
         side = self.grid.side
-        for part in parts:
-            row, column = divmod(self._next, len(self.grid.columns))
+        for part, number in zip(parts, numbers):
+            row, column = divmod(int(number), len(self.grid.columns))
             r, c = self.grid.rows[row], self.grid.columns[column]
             self._sum[r : r + side, c : c + side] += part
             self._count[r : r + side, c : c + side] += 1
-            self._next += 1
 
     def mean(self) -> Tensor:
         """The joined map."""

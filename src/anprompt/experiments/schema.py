@@ -164,6 +164,10 @@ class Record(_AlwaysInRecord, total=False):
     metrics: dict[str, Any]
 
 
+# A record of a protocol that adds parts to the schema (`anprompt.experiments.anomaly`), which are checked where they are read.
+ExtendedRecord = dict[str, Any]
+
+
 def first_fault(content: Mapping[str, Any], kind: Any = Record, where: str = "") -> str | None:
     """The first part that is missing or of another kind, in words; None where all is as the schema says.
 
