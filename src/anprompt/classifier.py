@@ -27,7 +27,7 @@ from anprompt.backbones import Backbone, load_backbone
 from anprompt.data import trained_images
 from anprompt.data.candidates import candidates
 from anprompt.data.crop import centre_view
-from anprompt.data.images import limited
+from anprompt.data.image_limits import limited
 from anprompt.data.inputs import Picture, as_rgb, batches, labelled, pictures, targets
 from anprompt.data.label_names import named
 from anprompt.data.names import check_classnames, class_key

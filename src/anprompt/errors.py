@@ -12,6 +12,10 @@ class UserError(ValueError):
     """Input a person can mend. The command line prints it as one line and exits with code 2."""
 
 
+class OutOfMemory(UserError):
+    """A sound input for which memory is short."""
+
+
 class NotFinite(UserError):
     """Answers that are NaN or Inf: the model is broken, or its precision too small; never the request's fault."""
 

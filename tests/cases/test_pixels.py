@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, features
+from PIL import Image, ImageDraw, ImageFile, features
 
-from anprompt.data.images import MAX_PIXELS, MAX_SIDE, check_picture, decode_picture, limited, open_image, open_picture
+from anprompt.data.image_limits import MAX_PIXELS, MAX_SIDE, limited
+from anprompt.data.images import check_picture, decode_picture, open_image, open_picture
 from anprompt.data.inputs import as_rgb
 from anprompt.data.jpeg import find_scans
 from anprompt.data.pixels import LARGE
-from anprompt.errors import UserError
+from anprompt.errors import OutOfMemory, UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -292,6 +293,21 @@ def test_a_blank_image_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_opaque_alpha_changes_nothing() -> None:
     assert as_rgb(photo().convert("RGBA")).tobytes() == photo().tobytes()
+
+
+# --- memory -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("where", ["load", "convert", "decoder"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_short_memory_is_not_called_damage(kind: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(photo(), kind)
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise OSError("out of memory when reading image file") if where == "decoder" else MemoryError
+
+    monkeypatch.setattr(Image.Image if where == "convert" else ImageFile.ImageFile, "load", fails)
+    with pytest.raises(OutOfMemory, match="needs more memory than is free") as caught:
+        decode_picture(data, "photo")
+    assert "damaged" not in str(caught.value) and isinstance(caught.value, UserError)
 
 
 # --- pages and Pillow images ------------------------------------------------------------------------

@@ -209,7 +209,7 @@ def _dispatch(arguments: list[str]) -> int:
     limit = getattr(args, "max_megapixels", None)
     if limit is None:
         return _module(name).run(args)
-    from anprompt.data.images import limited
+    from anprompt.data.image_limits import limited
 
     with limited(limit):
         return _module(name).run(args)

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"serve needs the package {name}: pip install 'anprompt[serve]'.")
-    from anprompt.data.images import pixel_limit
+    from anprompt.data.image_limits import pixel_limit
     from anprompt.serve.app import create_app
     from anprompt.serve.run import address, bind
     from anprompt.serve.run import run as run_server

@@ -22,7 +22,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from anprompt.backbones import Backbone, load_backbone
-from anprompt.data.images import limited
+from anprompt.data.image_limits import limited
 from anprompt.data.inputs import Picture, as_rgb, pictures
 from anprompt.detection import detection_method, store
 from anprompt.detection.base import DetectionMethod, Normals, Progress, Scored, silent

@@ -26,13 +26,15 @@ import numpy as np
 
 from anprompt.data.crop import centre_view
 from anprompt.data.images import decode_picture
-from anprompt.errors import UserError
+from anprompt.errors import OutOfMemory, UserError
 from anprompt.serve.forms import Ask, BadType, read_ask
 from anprompt.serve.settings import Settings
 
 LENGTHS = struct.Struct("<QQ")
 HEADER_MOST = 64_000_000  # bytes of a JSON header; the class list of a request is the most it holds
 LEAVE_AT = 0.5  # share of a quick reader's time after which a request with more images is handed on
+
+_SHORT_OF_MEMORY = {"refused": [413, "Reading this request takes more memory than one may have; send smaller images."]}
 
 
 def pack(
@@ -66,12 +68,14 @@ def answer(header: dict[str, Any], body: bytes, settings: Settings, size: int) -
             digests.append(hashlib.sha256(data).hexdigest())
         kept = dataclasses.replace(ask, pictures=())
         return {"ask": dataclasses.asdict(kept), "digests": digests}, np.stack(views).tobytes()
+    except OutOfMemory:
+        return _SHORT_OF_MEMORY, b""
     except UserError as error:
         return {"refused": [400, str(error)]}, b""
     except BadType as error:
         return {"refused": [415, str(error)]}, b""
     except MemoryError:
-        return {"refused": [413, "Reading this request takes more memory than one may have; send smaller images."]}, b""
+        return _SHORT_OF_MEMORY, b""
     except Exception:
         return {"failed": traceback.format_exc()}, b""
 
