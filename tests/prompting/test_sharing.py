@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anprompt.backbones import Backbone, Tokens
+from anprompt.backbones import Backbone, Tokens, load_backbone
 from anprompt.experiments.measurement import state_key
 from anprompt.methods import build_method
 from anprompt.methods.base import Method
 from anprompt.methods.classifier import Classifier
 from anprompt.prompting import shared_text as sharing
 from anprompt.prompting.packing import Packing, pack, shared_length
-from anprompt.prompting.prompts import ClassState, DeepTokens, class_state
+from anprompt.prompting.prompts import ClassState, DeepTokens, class_state, frozen_features
 from anprompt.prompting.shared_text import read_text_shared, run_image_read, text_memory
 
 LISTS = {
@@ -93,18 +95,63 @@ def test_packing_holds_every_row_once_and_whole(lengths: list[int], tile: int, r
     check_parts(packing, rows)
 
 
+@given(
+    suffixes=st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=40),
+    tile=st.integers(1, 20),
+    rows=st.integers(1, 80),
+)
+@settings(max_examples=60, deadline=None)
+def test_merged_packing_holds_common_beginnings_once(suffixes: list[list[int]], tile: int, rows: int) -> None:
+    end = 9
+    whole = [[7, 8, *suffix, end] for suffix in suffixes]  # two shared positions
+    ids = torch.tensor([row + [end] * (9 - len(row)) for row in whole])
+    eot = torch.tensor([len(row) - 1 for row in whole])
+    packing = pack(Tokens(ids, eot), shared=2, tile=tile, merge=True)
+    # what a row computes depends on all ids up to it
+    x = torch.stack([ids, torch.tensor([[hash(tuple(r[: i + 1])) % 9973 for i in range(9)] for r in ids.tolist()])], 2)
+    back = packing.unpack(*packing.pack(x.float()), length=9)
+    for c, last in enumerate(eot.tolist()):
+        assert torch.equal(back[c, : last + 1], x[c, : last + 1].float())
+    check_parts(packing, rows)
+    tree = {tuple(row[: i + 1]) for row in whole for i in range(2, len(row))}
+    used = set(packing.where[packing.where >= 0].tolist())
+    assert len(used) <= sum(len(row) - 2 for row in whole)
+    if tile == 20 and len(tree) <= 20:
+        assert len(used) == len(tree)
+
+
 def check_parts(packing: Packing, rows: int) -> None:
     """Parts cover all rows in order, and a read sees exactly the rows of its own class."""
     parts, reads = packing.parts(rows), []
     assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]] and parts[-1].stop == packing.rows
     for part in parts:
         seen = part.queries.flatten(0, 1)[part.slots]
-        tiles = packing.owner[part.start : part.stop].view(-1, packing.height)
         for row, mask in zip(part.reads.tolist(), seen):
-            owner = tiles.flatten()[row]
-            assert torch.equal(mask, tiles[row // packing.height] == owner)
             reads.append(part.start + row)
+            path = packing.where[(packing.ends == part.start + row).nonzero()[0, 0]]
+            first = (part.start + row) // packing.height * packing.height
+            assert (mask.nonzero()[:, 0] + first).tolist() == path[path >= 0].tolist()
     assert torch.equal(torch.tensor(reads)[packing.rank], packing.ends)
+
+
+def test_features_of_many_sentences_equal_those_of_each(tiny_backbone: Backbone) -> None:
+    """In any order, with repetitions, more of them than one chunk holds, and too long ones cut."""
+    words = ["red", "red panda", "red panda bear", "fire", "a", "b"]
+    sentences = [f"{a} of {b}" for a in words for b in words] + ["red", "x" * 200, "red", "y"]
+    found = frozen_features(tiny_backbone, sentences, cut=True, chunk=7)
+    each = torch.cat([tiny_backbone.encode_text([sentence], True) for sentence in sentences])
+    torch.testing.assert_close(found, each, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[-4], found[-2])
+
+
+def test_kept_features_go_with_the_weights_they_came_from(tiny_folder: Path) -> None:
+    backbone = load_backbone(tiny_folder)
+    first = frozen_features(backbone, ["red", "blue"])
+    assert frozen_features(backbone, ["red", "blue"]) is first
+    assert torch.equal(frozen_features(backbone, ["blue", "red"]), first[[1, 0]])
+    with torch.no_grad():
+        backbone.model.text_projection.weight.mul_(2)
+    torch.testing.assert_close(frozen_features(backbone, ["red", "blue"]), 2 * first)
 
 
 @given(first=st.integers(1, 4), count=st.integers(1, 4), beta=st.floats(0, 1), seed=st.integers(0, 99))

@@ -85,9 +85,10 @@ class CoCoOp(Method[CoCoOpConfig]):
     def text_features(self, vision: ImageState, text: TextState) -> Tensor:
         """Unit text features per picture, [B, C, E]."""
         tokens = Tokens(text["ids"], text["eot"])
+        packing = pack(tokens, text["prefix"].shape[1], merge=self.backbone.causal_text)  # as `context_state` did
         nothing = text["prefix"].new_zeros(len(tokens), 0)
         bank = ContextState(
-            (), tokens, text["prefix"], text["rows"], pack(tokens, text["prefix"].shape[1]), nothing, 1,
+            (), tokens, text["prefix"], text["rows"], packing, nothing, 1,
             text["slots"], True,
         )  # fmt: skip
         shifts = self.meta_net(vision.frozen.to(self.context.dtype))

@@ -19,7 +19,7 @@ from torch import Tensor
 from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
 from anprompt.data.names import spoken
 from anprompt.errors import UserError, choices
-from anprompt.prompting.packing import pack
+from anprompt.prompting.packing import pack, shared_length
 from anprompt.prompting.prompts import (
     ClassState,
     ImageState,
@@ -109,9 +109,9 @@ def context_state(
         longest = names[int(tokens.eot.argmax())]
         raise UserError(f"Class {longest!r} with {len(words)} context tokens exceeds {limit} tokens; shorten the name.")
     filled = backbone.complete(Tokens(torch.tensor(rows, device=backbone.device), tokens.eot + len(words)))
-    packing = pack(filled)
+    leading = all(row == slots[0] for row in slots) and max(slots[0]) < shared_length(filled)
+    packing = pack(filled, merge=leading and backbone.causal_text)
     prefix, packed = packing.pack(backbone.embed_text(filled.ids))
-    leading = all(row == slots[0] for row in slots) and max(slots[0]) < packing.shared
     return ContextState(
         tuple(classnames), filled, prefix, packed, packing, prefix.new_zeros(len(rows), 0), 1,
         torch.tensor(slots, device=backbone.device), leading,

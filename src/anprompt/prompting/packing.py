@@ -8,6 +8,11 @@ end-of-text. Suffixes are laid one behind the other into tiles of equal height, 
 
 Linear layers see all rows as one matrix; attention runs tile by tile under a mask that keeps each row to
 its own suffix (and the prefix).
+
+Suffixes that begin alike may also be merged: attention is causal, so the rows of a common beginning are the same,
+and stand in the tile once, as in a tree:
+
+    tile 0   [ red { panda . EOT | fox . EOT } | cat . EOT ]
 """
 
 from __future__ import annotations
@@ -64,15 +69,17 @@ class Packing:
         shared: M, number of leading positions outside the packing.
         height: T, rows per tile.
         source: position of each row in the flat [C * L] sentences, [R]; unused rows repeat position 0.
-        owner: class of each row, [R]; -1 where unused.
+        until: the row after the last one that sees this row, [R]; what sees a row follows it without a gap.
+        where: row of each position behind the shared ones, [C, L - M]; -1 behind end-of-text.
         ends: end-of-text row of each class, [C].
-        rank: place of each class among the end-of-text rows in rising order, [C].
+        rank: place of each class among the distinct end-of-text rows in rising order, [C].
     """
 
     shared: int
     height: int
     source: Tensor
-    owner: Tensor
+    until: Tensor
+    where: Tensor
     ends: Tensor
     rank: Tensor
     _parts: dict[int, tuple[Part, ...]] = field(default_factory=dict, repr=False)
@@ -87,10 +94,9 @@ class Packing:
 
     def unpack(self, prefix: Tensor, rows: Tensor, length: int) -> Tensor:
         """The sentences again, [C, L, D]; zeros behind end-of-text, where nothing causal looks."""
-        count, used = len(self.ends), self.owner >= 0
-        flat = rows.new_zeros(count * length, rows.shape[-1])
-        flat = flat.index_copy(0, self.source[used], rows[0, used])
-        return torch.cat([prefix.expand(count, -1, -1), flat.view(count, length, -1)[:, self.shared :]], dim=1)
+        suffixes = rows[0, self.where.clamp(min=0)] * (self.where >= 0)[..., None]
+        suffixes = torch.nn.functional.pad(suffixes, (0, 0, 0, length - self.shared - suffixes.shape[1]))
+        return torch.cat([prefix.expand(len(self.ends), -1, -1), suffixes], dim=1)
 
     def parts(self, limit: int) -> tuple[Part, ...]:
         """The tiles in parts of at most `limit` rows (one tile at least), equal in size but the last."""
@@ -104,9 +110,10 @@ class Packing:
     def _part(self, first: int, last: int) -> Part:
         height, tiles = self.height, last - first
         start, stop = first * height, last * height
-        owner = self.owner[start:stop].view(tiles, height)
-        own = (owner[:, :, None] == owner[:, None, :]).tril()
-        ends = self.ends.sort().values
+        row = torch.arange(start, stop, device=self.until.device).view(tiles, height)
+        until = self.until[start:stop].view(tiles, height)
+        own = (row[:, :, None] < until[:, None, :]).tril()
+        ends = self.ends.unique()
         reads = ends[(ends >= start) & (ends < stop)] - start
         tile = reads // height
         nth = torch.arange(len(reads), device=reads.device) - torch.searchsorted(tile, tile)
@@ -116,31 +123,88 @@ class Packing:
         return Part(start, stop, own, reads, slots, queries.view(tiles, most, height))
 
 
-def pack(tokens: Tokens, shared: int | None = None, tile: int = TILE) -> Packing:
-    """Lay out the suffixes of sentences behind their first `shared` (None: all equal) positions."""
+def pack(tokens: Tokens, shared: int | None = None, tile: int = TILE, merge: bool = False) -> Packing:
+    """Lay out the suffixes of sentences behind their first `shared` (None: all equal) positions.
+
+    Args:
+        merge: rows of common beginnings once; only where equal ids at equal positions mean equal rows.
+    """
     m = shared_length(tokens) if shared is None else shared
-    return _layout(tuple(tokens.eot.tolist()), m, tokens.ids.shape[1], tile, str(tokens.ids.device))
+    ends = tokens.eot.tolist()
+    ids = tokens.ids.tolist() if merge else [()] * len(ends)
+    suffixes = tuple(tuple(row[m : end + 1]) if merge else end + 1 - m for row, end in zip(ids, ends))
+    return _layout(suffixes, m, tokens.ids.shape[1], tile, str(tokens.ids.device))
+
+
+@dataclass
+class _Bunch:
+    """Suffixes that stay together in a tile: one, or several that begin alike.
+
+    Attributes:
+        source: sentence and position behind the shared ones, of each row.
+        until: see `Packing`, counted from the bunch's first row.
+        paths: rows of each suffix.
+    """
+
+    source: list[tuple[int, int]] = field(default_factory=list)
+    until: list[int] = field(default_factory=list)
+    paths: dict[int, list[int]] = field(default_factory=dict)
+
+    def add(self, sentence: int, length: int, beginning: Sequence[int] = ()) -> None:
+        """A suffix whose first rows are there already."""
+        path = [*beginning, *range(len(self.source), len(self.source) + length - len(beginning))]
+        self.source += [(sentence, position) for position in range(len(beginning), length)]
+        self.until += [0] * (length - len(beginning))
+        for row in path:
+            self.until[row] = len(self.source)
+        self.paths[sentence] = path
+
+
+def _bunches(suffixes: Sequence[int | tuple[int, ...]], tile: int) -> list[_Bunch]:
+    """A bunch for each suffix given by its length; those given by their ids in bunches of at most `tile` rows."""
+    found: list[_Bunch] = []
+    last: tuple[int, ...] = ()
+    merged = sorted((ids, c) for c, ids in enumerate(suffixes) if isinstance(ids, tuple))
+    for ids, c in merged:
+        common = next((i for i, (a, b) in enumerate(zip(ids, last)) if a != b), min(len(ids), len(last)))
+        if not common or len(found[-1].source) + len(ids) - common > tile:
+            common = 0
+            found.append(_Bunch())
+        before = next(reversed(found[-1].paths.values()))[:common] if common else ()
+        found[-1].add(c, len(ids), before)
+        last = ids
+    for c, length in enumerate(suffixes):
+        if not isinstance(length, tuple):
+            found.append(_Bunch())
+            found[-1].add(c, length)
+    return found
 
 
 @functools.lru_cache(maxsize=16)
-def _layout(eot: tuple[int, ...], shared: int, length: int, tile: int, device: str) -> Packing:
-    lengths = [end - shared + 1 for end in eot]
-    tiles = _fill_well(lengths, tile)
-    height = max(sum(lengths[c] for c in classes) for classes in tiles)
+def _layout(suffixes: tuple[int | tuple[int, ...], ...], shared: int, length: int, tile: int, device: str) -> Packing:
+    bunches = sorted(_bunches(suffixes, tile), key=lambda bunch: min(bunch.paths))
+    sizes = [len(bunch.source) for bunch in bunches]
+    tiles = _fill_well(sizes, tile)
+    height = max(sum(sizes[b] for b in members) for members in tiles)
     source: list[int] = []
-    owner: list[int] = []
-    ends = [0] * len(eot)
-    for classes in tiles:
-        for c in classes:
-            source += range(c * length + shared, c * length + eot[c] + 1)
-            owner += [c] * lengths[c]
-            ends[c] = len(source) - 1
-        unused = -len(source) % height
-        source, owner = source + [0] * unused, owner + [-1] * unused
-    rows = torch.tensor(ends, device=device)
+    until: list[int] = []
+    where = torch.full((len(suffixes), max(0, length - shared)), -1)
+    ends = [0] * len(suffixes)
+    for members in tiles:
+        for bunch in (bunches[b] for b in members):
+            start = len(source)
+            source += [c * length + shared + position for c, position in bunch.source]
+            until += [start + row for row in bunch.until]
+            for c, path in bunch.paths.items():
+                where[c, : len(path)] = torch.tensor(path) + start
+                ends[c] = start + path[-1]
+        unused = range(len(source), len(source) + -len(source) % height)
+        source, until = source + [0] * len(unused), until + [row + 1 for row in unused]
+    rows = torch.tensor(ends)
+    rank = rows.unique(return_inverse=True)[1]
     return Packing(
-        shared, height, torch.tensor(source, device=device), torch.tensor(owner, device=device), rows,
-        rows.argsort().argsort(),
+        shared, height, torch.tensor(source, device=device), torch.tensor(until, device=device), where.to(device),
+        rows.to(device), rank.to(device),
     )  # fmt: skip
 
 

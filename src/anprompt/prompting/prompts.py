@@ -11,6 +11,8 @@ per picture (vision) and is computed without gradient, once.
 
 from __future__ import annotations
 
+import hashlib
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +25,15 @@ from anprompt.backbones.base import Backbone, Hook, Tokens, identity_hook
 from anprompt.errors import choices
 from anprompt.prompting.packing import Packing, pack
 from anprompt.prompting.shared_text import read_text_shared, run_image_read, run_text_shared
+from anprompt.utils.byte_cache import ByteCache
+from anprompt.utils.machine import products
 from anprompt.utils.renamed import renamed_names
 
 ENGINES = ("shared", "plain")
+SENTENCES = 512  # distinct sentences encoded at a time
+KEPT_BYTES = 32 << 20  # of frozen text features, for each backbone
+
+_kept: weakref.WeakKeyDictionary[Backbone, ByteCache[tuple, Tensor]] = weakref.WeakKeyDictionary()
 
 
 def unit(x: Tensor) -> Tensor:
@@ -125,7 +133,7 @@ def class_state(
     tokens = backbone.complete(backbone.tokenize(sentences, cut))
     if not backbone.causal_text:
         return _whole_bank(backbone, classnames, tokens, first)
-    packing = pack(tokens)
+    packing = pack(tokens, merge=True)  # prompts enter among the shared positions alone
     prefix, rows = packing.pack(backbone.embed_text(tokens.ids))
     prefix, rows = run_text_shared(backbone, prefix, rows, packing, 1, first - 1)
     frozen = read_text_shared(backbone, prefix, rows, packing, first)[0]
@@ -193,30 +201,61 @@ def prompted_image(
 
 
 @torch.no_grad()
-def sentence_features(backbone: Backbone, sentences: Sequence[str], chunk: int = 256, cut: bool = False) -> Tensor:
-    """Unit frozen features of many sentences, [n, E]; chunked, so that banks of thousands fit.
+def frozen_features(backbone: Backbone, sentences: Sequence[str], cut: bool = False, chunk: int = SENTENCES) -> Tensor:
+    """Frozen features of many sentences, [n, E], not normalised; equal ones and equal beginnings are computed once.
+
+    The last lists' features are kept with the backbone: runs on one list of classes ask for the same ones again.
 
     Args:
         cut: shorten sentences that exceed the context length (noise makes them longer) instead of
             refusing them.
+        chunk: distinct sentences at a time, so that memory does not grow with their number.
     """
-    parts = [unit(backbone.encode_text(sentences[i : i + chunk], cut)) for i in range(0, len(sentences), chunk)]
-    return torch.cat(parts)
+    text = hashlib.sha256("\0".join([str(cut), *sentences]).encode("utf-8", "surrogatepass")).hexdigest()
+    weights = sum(parameter._version for parameter in backbone.parameters())  # rises with every change in place
+    key = (text, weights, products(), str(backbone.device), backbone.dtype)
+    kept = _kept.setdefault(backbone, ByteCache(KEPT_BYTES))
+    found = kept.get(key)
+    if found is None:
+        found = _distinct_features(backbone, backbone.tokenize(sentences, cut), chunk)
+        kept.put(key, found, found.numel() * found.element_size())
+    return found
+
+
+def _distinct_features(backbone: Backbone, tokens: Tokens, chunk: int) -> Tensor:
+    # In the order of their ids those that begin alike stand together.
+    rows, which = torch.cat([tokens.ids, tokens.eot[:, None]], dim=1).unique(dim=0, return_inverse=True)
+    parts = []
+    for ids, eot in zip(rows[:, :-1].split(chunk), rows[:, -1].split(chunk)):
+        parts.append(_encoded(backbone, Tokens(ids[:, : int(eot.max()) + 1], eot)))
+    return torch.cat(parts)[which]
+
+
+def _encoded(backbone: Backbone, tokens: Tokens) -> Tensor:
+    """Raw features of distinct sentences in the order of their ids."""
+    if not backbone.causal_text:
+        tokens = backbone.complete(tokens)
+        return backbone.read_text(backbone.run_text(backbone.embed_text(tokens.ids)), tokens.eot)
+    packing = pack(tokens, merge=True)
+    prefix, rows = packing.pack(backbone.embed_text(tokens.ids))
+    return read_text_shared(backbone, prefix, rows, packing, 1)[0]
+
+
+def sentence_features(backbone: Backbone, sentences: Sequence[str], cut: bool = False) -> Tensor:
+    """Unit frozen features of many sentences, [n, E]; see `frozen_features`."""
+    return unit(frozen_features(backbone, sentences, cut))
 
 
 @torch.no_grad()
-def ensemble_features(
-    backbone: Backbone, sentences: Sequence[Sequence[str]], *, unit_first: bool = True, chunk: int = 256
-) -> Tensor:
+def ensemble_features(backbone: Backbone, sentences: Sequence[Sequence[str]], *, unit_first: bool = True) -> Tensor:
     """One unit frozen feature per class, the mean over the class's sentences: [C, E].
 
     Args:
         sentences: per class, in any number.
         unit_first: average unit features (template ensembles), or raw ones (PromptSRC's teacher).
     """
-    flat = [sentence for row in sentences for sentence in row]
-    parts = [backbone.encode_text(flat[i : i + chunk]).float() for i in range(0, len(flat), chunk)]
-    features = unit(torch.cat(parts)) if unit_first else torch.cat(parts)
+    features = frozen_features(backbone, [sentence for row in sentences for sentence in row]).float()
+    features = unit(features) if unit_first else features
     return unit(torch.stack([rows.mean(dim=0) for rows in features.split([len(row) for row in sentences])]))
 
 
