@@ -5,7 +5,6 @@ The library assumes ten classes or more and a global random state; here both are
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anprompt.attacks.threat import QUERIES_A_STEP, ThreatModel
-from anprompt.errors import UserError
+from anprompt.attacks.threat import QUERIES_A_STEP, ThreatModel, check_library
 
 MOST_TARGETS = 9  # classes that the targeted attacks of AutoAttack's standard version try
 _NORMS = {"linf": "Linf", "l2": "L2"}
@@ -22,12 +20,6 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 log = logging.getLogger("anprompt.attacks.library")
 log.propagate = False  # its warnings name pages of its own; zero gradients are counted and told by us
 log.addHandler(logging.NullHandler())
-
-
-def check_library() -> None:
-    """`UserError` unless the extra is installed."""
-    if importlib.util.find_spec("pyautoattack") is None:
-        raise UserError("APGD, Square and AutoAttack need the extra 'attack': pip install 'anprompt[attack]'.")
 
 
 def stages(threat: ThreatModel, count: int) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from anprompt.attacks.library import check_library, run_stage, stages
+from anprompt.attacks.library import run_stage, stages
 from anprompt.attacks.losses import LOSSES, margin
 from anprompt.attacks.pgd import Attacked, Ball, climb, pgd
 from anprompt.attacks.pixel_model import PixelModel
-from anprompt.attacks.threat import ThreatModel
+from anprompt.attacks.threat import ThreatModel, check_library
 from anprompt.errors import NotFinite, UserError
 from anprompt.methods import Classifier, create_method
 from anprompt.noise.seeds import stable_seed
@@ -28,10 +28,11 @@ BATCH = 32  # images at a time: on a CPU more would leave the caches
 Model = Callable[[Tensor], Tensor]
 
 
-class TestViews(Protocol):
+class Views(Protocol):
     """What an attack needs of a set of images (`anprompt.data.views.Views` is one)."""
 
     labels: Tensor
+    items: tuple[Any, ...]
 
     def __len__(self) -> int: ...
 
@@ -120,8 +121,9 @@ class AttackResult:
 
     Attributes:
         labels, clean, attacked: true labels, and those answered before and after, [n].
-        stuck: share of the attacked images whose first gradient was exactly zero.
-        seconds: of the attack alone; 0 where all of it was kept from before.
+        tried: number of images that were attacked: those still right.
+        stuck: share of these whose first gradient was exactly zero, 0..1.
+        seconds: of the attack alone.
         images: attacked image per place, where they were asked for: pixels [3, H, W] in [0, 1].
     """
 
@@ -129,6 +131,7 @@ class AttackResult:
     labels: Tensor
     clean: Tensor
     attacked: Tensor
+    tried: int
     stuck: float
     seconds: float
     images: dict[int, Tensor] = field(default_factory=dict)
@@ -143,63 +146,66 @@ class AttackResult:
         """Share that is still answered rightly under the attack, 0..1."""
         return float((self.attacked == self.labels).float().mean())
 
-    @property
-    def pace(self) -> float:
-        """Images a second; those that were answered wrongly as they are cost nothing and count."""
-        return len(self.labels) / self.seconds if self.seconds else 0.0
 
-
-Rows = Mapping[str, Any]  # of one batch: clean and attacked labels, number of stuck images, seconds
+Rows = Mapping[str, Any]  # of one batch: attacked labels, number of zero gradients, seconds
 
 
 def attack_images(
-    classifier: Classifier, views: TestViews, threat: ThreatModel, *, keys: Sequence[str] | None = None,
-    places: Tensor | None = None, batch_size: int = BATCH, keep: Iterable[int] = (),
-    known: Mapping[int, Rows] | None = None, on_batch: Callable[[int, int, Rows], None] | None = None,
+    classifier: Classifier, views: Views, threat: ThreatModel, *, keys: Sequence[str] | None = None,
+    lost: Tensor | None = None, batch_size: int = BATCH, keep: Iterable[int] = (),
+    known: Mapping[int, Rows] | None = None, on_batch: Callable[[int, int, int, Rows], None] | None = None,
 ) -> AttackResult:  # fmt: skip
-    """Attack all images of a test, a batch at a time, fewer where memory runs out.
+    """Attack all images of a test that are answered rightly, a batch at a time, fewer where memory runs out.
 
     Args:
         classifier: as it is deployed: its head and temperature answer.
         keys: what each image is known by; its place by default.
-        places: [n] of the images to attack; all by default.
+        lost: answers to each image under the same attack at a smaller size, [n]; those that are wrong stay so.
         keep: places whose attacked image is wanted.
         known: rows of batches that an interrupted test has done, by the number of the batch.
-        on_batch: (images done, images in all, the batch's rows) after every batch.
+        on_batch: (number of the batch, images done, images to do, the batch's rows) after every batch.
 
     Raises:
         UserError: too few classes, the extra is not installed, not fp32.
+
+    Returns:
+        Answers before and after, in the order of the views.
     """
     if threat.runner == "library":
         check_library()
     threat.check_classes(len(classifier.classnames))
-    model = PixelModel(classifier)
+    model, wanted = PixelModel(classifier), set(keep)
     surrogate = frozen_surrogate(classifier) if threat.attack == "transfer" else None
-    wanted, images = set(keep), {}
-    chosen = torch.arange(len(views)) if places is None else places
-    rows: list[Rows] = []
+    clean = predict_logits_of(classifier, views).argmax(1)
+    attacked = clean.clone() if lost is None else torch.where(clean == views.labels, lost, clean)
+    images: dict[int, Tensor] = {}
 
     def one(part: Tensor) -> Attacked:
-        pixels = model.pixels(views.eval_batch(part))
         names = [str(int(i)) if keys is None else keys[int(i)] for i in part]
+        pixels = model.pixels(views.eval_batch(part))
         labels = views.labels[part].to(pixels.device)
         return Attacked.joined([attack(model, pixels, labels, threat, keys=names, surrogate=surrogate)])
 
-    for number, part in enumerate(chosen.split(batch_size)):
+    alive = (attacked == views.labels).nonzero()[:, 0]
+    rows: list[Rows] = []
+    for number, part in enumerate(alive.split(batch_size) if len(alive) else ()):
         row = (known or {}).get(number)
         if row is None or wanted & set(part.tolist()):
             started = time.perf_counter()
             found = in_halves(one, part, Attacked.joined)
-            row = {
-                "clean": found.clean.tolist(), "attacked": found.predictions.tolist(),
-                "stuck": int(found.stuck.sum()), "seconds": time.perf_counter() - started,
-            }  # fmt: skip
+            seconds = time.perf_counter() - started
+            row = {"attacked": found.predictions.tolist(), "stuck": int(found.stuck.sum()), "seconds": seconds}
             images.update({int(i): found.pixels[at] for at, i in enumerate(part) if int(i) in wanted})
+        attacked[part] = torch.tensor(row["attacked"])
         rows.append(row)
         if on_batch:
-            on_batch(min((number + 1) * batch_size, len(chosen)), len(chosen), row)
-    clean, attacked = (torch.tensor([v for row in rows for v in row[key]]) for key in ("clean", "attacked"))
-    labels = views.labels[chosen]
-    tried = max(1, int((clean == labels).sum()))
+            on_batch(number, min((number + 1) * batch_size, len(alive)), len(alive), row)
     stuck, seconds = sum(row["stuck"] for row in rows), sum(row["seconds"] for row in rows)
-    return AttackResult(threat, labels, clean, attacked, stuck / tried, seconds, images)
+    share = stuck / len(alive) if len(alive) else 0.0
+    return AttackResult(threat, views.labels, clean, attacked, len(alive), share, seconds, images)
+
+
+def predict_logits_of(classifier: Classifier, views: Views) -> Tensor:
+    """Logits of all images as they are, [n, C] on the CPU."""
+    parts = torch.arange(len(views)).split(BATCH) if len(views) else ()
+    return torch.cat([in_halves(lambda at: classifier.logits(views.eval_batch(at)).cpu(), part) for part in parts])

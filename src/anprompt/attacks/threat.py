@@ -8,6 +8,7 @@ A figure without it says nothing: accuracy left "under attack" is accuracy left 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import re
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ def shown(eps: float) -> str:
     if of_255.denominator == 1 and math.isclose(float(of_255), eps * 255, rel_tol=1e-9):
         return f"{of_255.numerator}/255"
     return repr(eps)
+
+
+def check_library() -> None:
+    """`UserError` unless the extra is installed."""
+    if importlib.util.find_spec("pyautoattack") is None:
+        raise UserError("APGD, Square and AutoAttack need the extra 'attack': pip install 'anprompt[attack]'.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from anprompt.attacks.threat import ATTACKS, NORMS, ThreatModel, check_library
 from anprompt.commands._shared.common import add_names
 from anprompt.commands._shared.engine_options import add_engine_options, engine_of
 from anprompt.commands._shared.parser import add_bank, one_of, renamed, setting, shots, whole
@@ -15,10 +16,12 @@ from anprompt.commands.progress import SweepProgress
 from anprompt.errors import UserError, choices
 from anprompt.evaluation.conditions import QUICK, all_conditions, described
 from anprompt.experiments import PROTOCOLS
+from anprompt.experiments.protocols.adversarial import SIZES, STEPS, USUAL
 from anprompt.experiments.records import Record, record_name
 from anprompt.experiments.runners import execute
 from anprompt.tables import Line, Sheet, check_tables, sheets, to_terminal, write_sheets
 from anprompt.utils.files import check_folder
+from anprompt.utils.fractions import fraction
 from anprompt.utils.storage import Place, check, place_of, shown
 
 if TYPE_CHECKING:
@@ -69,6 +72,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--conditions", metavar="LIST", help="several: all, quick (a dozen), image, text, template, descriptions, or "
         "conditions separated by commas (default: none; noise: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attacks",
+        metavar="A,A,...",
+        help=f"adversarial: attacks, of {', '.join(ATTACKS)} (default: {','.join(USUAL)})",
+    )
+    parser.add_argument(
+        "--eps", metavar="E,E,...", help="adversarial: their sizes, in units of pixels in [0, 1] (default: "
+        f"{','.join(SIZES)})",
+    )  # fmt: skip
+    parser.add_argument("--attack-steps", type=whole(0), metavar="N", help=f"adversarial: steps (default: {STEPS})")
+    parser.add_argument("--restarts", type=whole(0), metavar="N", help="adversarial: random starts (default: 1)")
+    parser.add_argument("--norm", metavar="|".join(NORMS), help="adversarial: norm of the sizes (default: linf)")
+    parser.add_argument(
+        "--images", type=whole(1), metavar="N",
+        help="adversarial: at most so many test images of each half, clean and attacked (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
@@ -202,6 +221,7 @@ def specifications(args: argparse.Namespace) -> list[RunSpec]:
                 overrides=overrides(dict(args.settings), methods),
                 conditions=conditions(args.conditions, args.condition, known),
                 targets=targets(args.targets, args.protocol, dataset),
+                attacks=attacks(args), images=args.images or 0,
                 descriptions=args.descriptions, names=args.names or "", root=args.root,
             )  # fmt: skip
     return list(dict.fromkeys(once_untrained(specs)))
@@ -245,6 +265,35 @@ def targets(text: str | None, protocol: str, dataset: str) -> tuple[str, ...]:
     if not asked.takes_targets:
         raise UserError(f"{protocol} tests on the data it trains on; leave out --targets.")
     return tuple(name for name in data_sets(text) if name != dataset)
+
+
+def attacks(args: argparse.Namespace) -> tuple[str, ...]:
+    """The attacks that the options ask for; none where they say nothing, and the protocol's own ones are run.
+
+    Raises:
+        UserError: the protocol takes none, or one can't be; with the extra missing where one needs it.
+    """
+    given = {key: getattr(args, key) for key in ("attacks", "eps", "attack_steps", "restarts", "norm", "images")}
+    if not PROTOCOLS[args.protocol].attacks():
+        for key, value in given.items():
+            if value is not None:
+                raise UserError(
+                    f"{args.protocol} runs no attacks; leave out --{key.replace('_', '-')}, or take adversarial."
+                )
+        return ()
+    if all(value is None for key, value in given.items() if key != "images"):
+        return ()
+    names = words(args.attacks, "attacks") if args.attacks is not None else list(USUAL)
+    sizes = words(args.eps, "eps") if args.eps is not None else list(SIZES)
+    steps, restarts = (
+        value if value is not None else usual for value, usual in ((args.attack_steps, STEPS), (args.restarts, 1))
+    )
+    threats = [
+        ThreatModel(name, args.norm or "linf", fraction(size), steps, restarts) for size in sizes for name in names
+    ]
+    if any(threat.runner == "library" for threat in threats):
+        check_library()
+    return tuple(dict.fromkeys(map(str, threats)))
 
 
 def conditions(text: str | None, single: Sequence[str], descriptions: bool) -> tuple[str, ...]:

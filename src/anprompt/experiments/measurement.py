@@ -27,6 +27,7 @@ from anprompt.evaluation.conditions import DESCRIPTION, Condition
 from anprompt.evaluation.evaluate import Metrics, calibration_error, metrics
 from anprompt.evaluation.inference import image_states, logits_of
 from anprompt.evaluation.wording import Wording, disturbed_words, with_sentences
+from anprompt.experiments.attacked import attacked_entries
 from anprompt.experiments.context import ExperimentContext
 from anprompt.experiments.protocols import Part
 from anprompt.experiments.records import data_hash, spec_hash
@@ -159,6 +160,12 @@ class Measurement:
     def _entry(self, logits: Tensor, classifier: Classifier, views: Views | DecodedImages) -> Entry:
         entry = metrics_entry(metrics(logits, views.labels, classifier), [item.domain for item in views.items])
         return {**entry, "items_hash": data_hash(views.items)}
+
+    # --- attacks ----------------------------------------------------------------------------------
+    def under_attack(self) -> dict[str, dict[str, Entry]]:
+        """Entries by attack and part."""
+        tests = {name: (self._clean(name)[0], self._views(part, None)) for name, part in self.parts.items()}
+        return attacked_entries(self.spec.attacks, tests, self.notes, self._tell)
 
     # --- words ------------------------------------------------------------------------------------
     def _words(self, name: str, conditions: Sequence[Condition]) -> None:

@@ -33,6 +33,8 @@ class SpecFacts(_AlwaysInSpec, total=False):
         settings, train: what replaced the preset's values.
         descriptions: the file of sentences about the classes; empty for none.
         names: the file of class names; absent for none.
+        attacks: threat models; absent for none.
+        images: test images of a part at most; absent for all.
     """
 
     shots: int | None
@@ -44,6 +46,8 @@ class SpecFacts(_AlwaysInSpec, total=False):
     descriptions: str
     targets: list[str]
     names: str
+    attacks: list[str]
+    images: int
 
 
 class MethodFacts(TypedDict, total=False):
@@ -95,11 +99,12 @@ class LogFacts(TypedDict, total=False):
 
 
 class Timings(TypedDict, total=False):
-    """Seconds: of the training, of one of its steps (None without one), of all tests."""
+    """Seconds: of the training, of one of its steps (None without one), of all tests; of each attack by part."""
 
     train_s: float
     step_s: float | None
     eval_s: float
+    attacks_s: dict[str, dict[str, float]]
 
 
 class Memory(TypedDict, total=False):
@@ -119,6 +124,9 @@ class Entry(TypedDict, total=False):
         labels, predicted: indices of classes, in the order of the items, with blanks between.
         items_hash: of the test images and their labels.
         unchanged: the condition does not reach this method; the entry is that of the clean test.
+        threat: the threat model, where the test was attacked; `accuracy` is then what was left.
+        clean, zero_gradients: accuracy before, share of exact zeros among first gradients, in percent.
+        attacked_pictures: number of images that had to be attacked.
     """
 
     accuracy: float
@@ -132,6 +140,10 @@ class Entry(TypedDict, total=False):
     predicted: str
     items_hash: str
     unchanged: bool
+    threat: dict[str, Any]
+    clean: float
+    zero_gradients: float
+    attacked_pictures: int
 
 
 class _AlwaysInRecord(TypedDict):

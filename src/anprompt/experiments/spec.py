@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from anprompt.attacks.threat import ThreatModel
 from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.protocols import protocol
 from anprompt.experiments.records import Record
@@ -28,6 +29,8 @@ class RunSpec:
         conditions: disturbed test conditions measured besides the clean one; without any, those of the protocol.
         descriptions: JSON file {class: [sentences]}; embedded sets bring their own.
         names: file of class names for data whose classes are numbers or codes, as `named` takes it.
+        attacks: attacks that are run besides, as `ThreatModel.parse` reads them; without any, those of the protocol.
+        images: test images of a part at most, where the protocol has a budget; 0 for all.
         targets: data sets that are tested on and not trained on, for protocols that have such.
         root: where data sets lie. It says where, not what, and is not a part of the identity.
     """
@@ -45,6 +48,8 @@ class RunSpec:
     descriptions: str = ""
     names: str = ""
     targets: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    images: int = 0
     root: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +59,8 @@ class RunSpec:
             object.__setattr__(self, "conditions", usual)
         for condition in self.conditions:
             Condition.parse(condition)
+        asked = self.attacks or protocol(self.protocol).attacks()
+        object.__setattr__(self, "attacks", tuple(dict.fromkeys(str(ThreatModel.parse(text)) for text in asked)))
 
     @property
     def recipe(self) -> str:
@@ -68,7 +75,7 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """As plain JSON values; what the record's file name is a hash of."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "root"}
-        for later in ("targets", "names"):  # records from before there were any stay valid
+        for later in ("targets", "names", "attacks", "images"):  # records from before there were any stay valid
             if not values[later]:
                 del values[later]
         values["settings"], values["train"] = dict(self.settings), dict(self.train)

@@ -13,6 +13,7 @@ from anprompt.data.names import class_key
 from anprompt.data.splits import with_classes
 from anprompt.data.types import Dataset
 from anprompt.evaluation.conditions import Condition
+from anprompt.experiments.attacked import without_seconds
 from anprompt.experiments.context import ExperimentContext
 from anprompt.experiments.measurement import Measurement
 from anprompt.experiments.protocols import Part, protocol
@@ -120,8 +121,14 @@ def finish(
         name: {**shape(entries), "seen_in_training": Condition.parse(name).is_among(met)}
         for name, entries in disturbed.items()
     }
+    attacks_s: dict[str, dict[str, float]] = {}
+    if spec.attacks:
+        under_attack, attacks_s = without_seconds(tests.under_attack())
+        metrics["attacks"] = {name: shape(entries) for name, entries in under_attack.items()}
     record = describe(spec, context.dataset(spec), job, tuned, [*tuned.skipped, *tests.skipped])
     record["timings"]["eval_s"] = round(time.perf_counter() - started, 3)
+    if attacks_s:
+        record["timings"]["attacks_s"] = attacks_s
     record["metrics"] = metrics
     return record
 

@@ -26,11 +26,13 @@ class Kinds:
         halves: base and new classes, clean and under noise; one per data set, method and seed.
         few_shot: all classes from few pictures.
         transfer: trained on one data set (or domain), tested on others.
+        attacked: base and new classes under attack.
     """
 
     halves: list[Record]
     few_shot: list[Record]
     transfer: list[Record]
+    attacked: list[Record]
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Kinds:
@@ -40,7 +42,7 @@ class Kinds:
             UserError: a record without metrics; records of several backbones, which no chart can mix.
         """
         _refuse_mixtures(records)
-        sorted_: dict[str, list[Record]] = {"base": [], "all": [], "targets": [], "": []}
+        sorted_: dict[str, list[Record]] = {"attacks": [], "base": [], "all": [], "targets": [], "": []}
         for record in records:
             metrics = record.get("metrics")
             if not isinstance(metrics, dict):
@@ -48,8 +50,8 @@ class Kinds:
                     f"The record of {label(record)} on {record['spec'].get('dataset')} has no metrics; "
                     "delete its file and run it again."
                 )
-            sorted_[next((key for key in ("base", "all", "targets") if key in metrics), "")].append(record)
-        return cls(merged(sorted_["base"]), sorted_["all"], sorted_["targets"])
+            sorted_[next((key for key in ("attacks", "base", "all", "targets") if key in metrics), "")].append(record)
+        return cls(merged(sorted_["base"]), sorted_["all"], sorted_["targets"], sorted_["attacks"])
 
 
 def _refuse_mixtures(records: Sequence[Record]) -> None:

@@ -15,6 +15,7 @@ from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.protocols import PROTOCOLS
 from anprompt.experiments.records import Record
 from anprompt.report import charts, markup, training
+from anprompt.report.attacked import attacked
 from anprompt.report.confusion import confusions
 from anprompt.report.gallery import Gallery
 from anprompt.report.grid import Grid, Kinds, noise_grid, styles
@@ -38,6 +39,7 @@ SECTIONS = {  # id: (in the list of sections, as a heading)
     "result": ("Base and new", "Classes trained on, and classes never trained on"),
     "sets": ("Data sets", "Data set by data set"),
     "noise": ("Noise", "Under noise"),
+    "attacks": ("Attacks", "Under attack"),
     "shots": ("Few shots", "From few pictures"),
     "targets": ("Other data", "On data never trained on"),
     "others": ("Other protocols", "Other protocols"),
@@ -123,6 +125,7 @@ def _sections(
         "result": result(grid, marks, main) if kinds.halves else "",
         "sets": heat(grid),
         "noise": noise(noise_grid(kinds.halves), marks, noisy) or tables(noisy, marks),
+        "attacks": attacked(kinds.attacked, marks) + tables(of_layout("attacks"), marks, opened=1),
         "shots": few_shot(kinds.few_shot, marks) + tables(of_layout("shots"), marks, opened=1),
         "targets": tables(of_layout("targets"), marks, opened=2),
         "others": tables(of_layout("figures"), marks, opened=1),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from anprompt.errors import UserError, choices
 from anprompt.experiments.protocols import PROTOCOLS
 from anprompt.experiments.records import Record
+from anprompt.tables.attacks import attack_sheets
 from anprompt.tables.base_to_new import base_to_new_sheets
 from anprompt.tables.few_shot import few_shot_sheets
 from anprompt.tables.figures import figure_sheets
@@ -23,6 +24,7 @@ LAYOUTS: dict[str, Callable[[Batch, str], list[Sheet]]] = {
     "shots": few_shot_sheets,
     "targets": transfer_sheets,
     "figures": figure_sheets,
+    "attacks": attack_sheets,
 }  # fmt: skip
 
 

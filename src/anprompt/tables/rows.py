@@ -69,7 +69,9 @@ def shown_name(dataset: str) -> str:
 
 NICE = {
     "zeroshot": "zero-shot CLIP", "coop": "CoOp", "cocoop": "CoCoOp", "maple": "MaPLe", "promptsrc": "PromptSRC",
-    "mmrl": "MMRL", "mmrlpp": "MMRL++", "anprompt": "ANPrompt", "linear-probe": "linear probe", "ncm": "class means",
+    "mmrl": "MMRL", "mmrlpp": "MMRL++", "anprompt": "ANPrompt", "ivlp": "IVLP", "vpt": "VPT", "nap": "NAP-Tuning", "advpt": "AdvPT", "fap": "FAP",
+    "adv-coop": "AdvCoOp", "adv-maple": "AdvMaPLe", "adv-ivlp": "AdvIVLP", "adv-vpt": "AdvVPT", "adv-mmrl": "AdvMMRL",
+    "adv-anprompt": "AdvANPrompt", "linear-probe": "linear probe", "ncm": "class means",
     "tip-adapter": "Tip-Adapter", "tip-adapter-f": "Tip-Adapter-F", "clip-adapter": "CLIP-Adapter", "lp++": "LP++",
     "clap": "CLAP",
 }  # fmt: skip

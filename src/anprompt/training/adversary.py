@@ -24,7 +24,7 @@ from torch import Tensor
 from anprompt.attacks.pgd import Ball, climb
 from anprompt.attacks.pixel_model import channels
 from anprompt.methods.base import Method, TextState
-from anprompt.prompting.prompts import ClassBank, Vision
+from anprompt.prompting.prompts import ClassState, ImageState
 from anprompt.training.config import TrainConfig
 from anprompt.training.frozen_features import TrainViews
 
@@ -44,9 +44,9 @@ class Adversary:
         backbone = method.backbone
         self.mean, self.std = (channels(backbone.mean, backbone.device), channels(backbone.std, backbone.device))
         self.ball = Ball("linf", config.adversary_eps)
-        self._kept: dict[tuple[int, int], Vision] = {}
+        self._kept: dict[tuple[int, int], ImageState] = {}
 
-    def attacked(self, batch: Tensor, clean: Vision, labels: Tensor, classes: ClassBank, epoch: int) -> Vision:
+    def attacked(self, batch: Tensor, clean: ImageState, labels: Tensor, classes: ClassState, epoch: int) -> ImageState:
         """The attacked share of a batch: its first images, as their order is random.
 
         Args:
@@ -88,7 +88,7 @@ class Adversary:
     def _normalised(self, pixels: Tensor) -> Tensor:
         return ((pixels - self.mean) / self.std).to(self.method.backbone.dtype)
 
-    def _value(self, text: TextState, clean: Vision, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    def _value(self, text: TextState, clean: ImageState, labels: Tensor) -> Callable[[Tensor], Tensor]:
         """What the attack climbs: cross-entropy of the trained head, or the divergence of its answers."""
         method = self.method
 
@@ -102,7 +102,7 @@ class Adversary:
         form = self.config.adversary_loss
         return lambda images: divergence(form, answers, logits(images))
 
-    def _away(self, batch: Tensor, epoch: int) -> Vision:
+    def _away(self, batch: Tensor, epoch: int) -> ImageState:
         """AdvPT: the frozen feature, as a distribution over its entries, is moved away from the clean one."""
         keys = [(int(index), self._view(epoch)) for index in batch]
         if not all(key in self._kept for key in keys):
@@ -119,13 +119,13 @@ class Adversary:
             self._kept.update((key, _row(state, place)) for place, key in enumerate(keys))
         return _joined([self._kept[key] for key in keys])
 
-    def _state(self, images: Tensor) -> Vision:
+    def _state(self, images: Tensor) -> ImageState:
         return self.method.image_state(images, self.method.reads)
 
 
 # --- what is learnt ---------------------------------------------------------------------------------
 def adversarial_loss(
-    method: Method[Any], clean: Vision, attacked: Vision, labels: Tensor, classes: ClassBank, step: int, config: TrainConfig,
+    method: Method[Any], clean: ImageState, attacked: ImageState, labels: Tensor, classes: ClassState, step: int, config: TrainConfig,
 ) -> dict[str, Tensor]:  # fmt: skip
     """The method's loss with an opponent: named, weighted parts, as `Method.loss` gives them.
 
@@ -157,7 +157,7 @@ def divergence(form: str, clean: Tensor, attacked: Tensor) -> Tensor:
     return (first.exp() * (first - second)).sum(dim=-1)
 
 
-def in_place(method: Method[Any], clean: Vision, attacked: Vision) -> Vision:
+def in_place(method: Method[Any], clean: ImageState, attacked: ImageState) -> ImageState:
     """A batch whose first k images are attacked, in what `logits` reads; the rest of their state stays clean."""
     rows = {"trunk": ("trunk",), "frozen": ("frozen",), "both": ("trunk", "frozen")}[method.reads]
     changed = {}
@@ -167,17 +167,17 @@ def in_place(method: Method[Any], clean: Vision, attacked: Vision) -> Vision:
     return dataclasses.replace(clean, **changed)
 
 
-def first_rows(state: Vision, count: int) -> Vision:
+def first_rows(state: ImageState, count: int) -> ImageState:
     """The state of the first images."""
     return dataclasses.replace(state, trunk=state.trunk[:count], frozen=state.frozen[:count])
 
 
-def _row(state: Vision, place: int) -> Vision:
+def _row(state: ImageState, place: int) -> ImageState:
     return dataclasses.replace(
         state, trunk=state.trunk[place : place + 1].clone(), frozen=state.frozen[place : place + 1].clone()
     )
 
 
-def _joined(states: list[Vision]) -> Vision:
+def _joined(states: list[ImageState]) -> ImageState:
     trunk, frozen = (torch.cat([getattr(state, name) for state in states]) for name in ("trunk", "frozen"))
     return dataclasses.replace(states[0], trunk=trunk, frozen=frozen)

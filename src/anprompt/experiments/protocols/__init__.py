@@ -6,6 +6,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from anprompt.errors import UserError, choices
+from anprompt.experiments.protocols.adversarial import Adversarial
 from anprompt.experiments.protocols.base import Part, Protocol
 from anprompt.experiments.protocols.base_to_new import BaseToNew
 from anprompt.experiments.protocols.cross_dataset import CrossDataset
@@ -15,7 +16,7 @@ from anprompt.experiments.protocols.noise import Noise
 
 __all__ = ["PROTOCOLS", "Part", "Protocol", "protocol", "register_protocol"]
 
-_BUILT_IN: tuple[Protocol, ...] = (BaseToNew(), FewShot(), CrossDataset(), Domains(), Noise())
+_BUILT_IN: tuple[Protocol, ...] = (BaseToNew(), FewShot(), CrossDataset(), Domains(), Noise(), Adversarial())
 PROTOCOLS: dict[str, Protocol] = {
     **{one.name: one for one in _BUILT_IN},
     **{point.name: point.load()() for point in entry_points(group="anprompt.experiments")},

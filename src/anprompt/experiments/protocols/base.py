@@ -104,6 +104,11 @@ class Protocol(ABC):
         """Disturbed test conditions that are measured where none are asked for."""
         return ()
 
+    def attacks(self) -> tuple[str, ...]:
+        """Attacks that are run where none are asked for, as `anprompt.attacks.ThreatModel.parse` reads them; a
+        protocol without any takes none."""
+        return ()
+
     def targets(self, dataset: str) -> tuple[str, ...]:
         """Data sets to test on where none are given; only asked of those that take targets.
 
