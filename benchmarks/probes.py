@@ -27,6 +27,7 @@ from anprompt.evaluation.inference import image_states, logits_of
 from anprompt.evaluation.loaders import make_views
 from anprompt.methods import Classifier, get_preset
 from anprompt.methods.registry import get_method
+from anprompt.training.auto import choose
 from anprompt.training.feature_cache import MemoryFeatureCache
 from anprompt.training.job import Job, plan, run
 from anprompt.utils.files import write_json
@@ -34,14 +35,54 @@ from anprompt.utils.files import write_json
 FAST = "zeroshot,linear-probe,ncm,tip-adapter,tip-adapter-f,lp++"
 
 
+AUTO = ":auto"  # after a method's name: what `anprompt fit` does without a recipe (`training.auto`)
+
+
 def planned(args: argparse.Namespace, data: Any, backbone: Any, method: str, shots: int, seed: int) -> Job:
     """The job of one run: the preset's few-shot recipe, without validation images."""
-    recipe = get_preset(method, "few-shot", shots=shots)
-    job = plan(
-        data, backbone, method=method, shots=shots, seed=seed, settings=recipe.settings,
-        train={**recipe.train, "view_seed": 1},
-    )  # fmt: skip
+    job = plan(data, backbone, method=method, shots=shots, seed=seed, recipe="few-shot", train={"view_seed": 1})
     return dataclasses.replace(job, dataset=dataclasses.replace(job.dataset, val=()))
+
+
+def trained(job: Job, bank: MemoryFeatureCache, auto: bool) -> tuple[Any, dict[str, Any]]:
+    """The method, and what to write down of its training."""
+    began, facts = time.perf_counter(), {}
+    if auto:
+        choice = choose(job, bank, fixed={})
+        job, facts = choice.applied(job), {"chosen": choice.evidence}
+        facts["choosing_seconds"] = round(time.perf_counter() - began, 2)
+    tuned = run(job, bank=bank)
+    return tuned.method, {"log": tuned.log.epochs[-1], "seconds": round(tuned.log.seconds, 2), **facts}
+
+
+def tested(method: Any, data: Any, seen: dict[Any, Any]) -> tuple[float, int]:
+    """Accuracy on the test images in percent, and how many there are; their states are shared by methods that may."""
+    state = (method.first_block, method.reads)
+    if state not in seen:
+        views = make_views(method.backbone, data, data.test, probe="eval")
+        seen[state] = image_states(method, views.eval_batch, torch.arange(len(views)), method.reads), views.labels
+    states, labels = seen[state]
+    answered = Classifier(method)
+    rows = []
+    for part in torch.arange(len(labels)).split(100):
+        some = dataclasses.replace(states, trunk=states.trunk[part], frozen=states.frozen[part])
+        rows.append(logits_of(method, some, answered.text, answered.head))
+    right = torch.cat(rows).argmax(1) == labels
+    return round(100 * float(right.float().mean()), 3), len(right)
+
+
+def one(
+    args: argparse.Namespace, data: Any, backbone: Any, key: dict[str, Any], bank: MemoryFeatureCache, seen: Any
+) -> dict:
+    """The row of one run."""
+    name, auto = key["method"].removesuffix(AUTO), key["method"].endswith(AUTO)
+    kind = get_method(get_preset(name).method)
+    job = planned(args, data, backbone, name, key["shots"], key["seed"])
+    method, facts = trained(job, bank, auto) if kind.trains else (job.create(), {"seconds": 0.0})
+    if kind.from_features:
+        facts["again"] = round(run(job, bank=bank).log.seconds, 2)
+    accuracy, count = tested(method, data, seen)
+    return {**key, "accuracy": accuracy, "tested": count, **facts}
 
 
 def main() -> None:
@@ -65,41 +106,9 @@ def main() -> None:
                 key = {"method": name, "shots": shots, "seed": seed}
                 if any(key.items() <= row.items() for row in rows):
                     continue
-                started = time.perf_counter()
-                kind = get_method(get_preset(name).method)
-                if kind.trains:
-                    tuned = run(planned(args, data, backbone, name, shots, seed), bank=bank)
-                    method, facts = tuned.method, {"log": tuned.log.epochs[-1], "seconds": round(tuned.log.seconds, 2)}
-                else:
-                    job = planned(args, data, backbone, "linear-probe", shots, seed)
-                    from anprompt.methods import create_method
-
-                    method = create_method(name, backbone, job.dataset.classnames, template=job.template)
-                    facts = {"seconds": 0.0}
-                if kind.from_features:
-                    facts["again"] = round(
-                        run(planned(args, data, backbone, name, shots, seed), bank=bank).log.seconds, 2
-                    )
-                state = (method.first_block, method.reads)
-                if state not in seen:
-                    views = make_views(backbone, data, data.test, probe="eval")
-                    seen[state] = (
-                        image_states(method, views.eval_batch, torch.arange(len(views)), method.reads),
-                        views.labels,
-                    )
-                answered = Classifier(method)
-                z = torch.cat([
-                    logits_of(method, dataclasses.replace(seen[state][0], **{
-                        k: getattr(seen[state][0], k)[part] for k in ("trunk", "frozen")
-                    }), answered.text, answered.head)
-                    for part in torch.arange(len(seen[state][1])).split(100)
-                ])  # fmt: skip
-                right = z.argmax(1) == seen[state][1]
-                rows.append(
-                    {**key, "accuracy": round(100 * float(right.float().mean()), 3), "tested": len(right), **facts}
-                )
-                write_json(out, {"data": args.data, "backbone": backbone.weight_hash, "runs": rows})
-                print(f"{data.name} {key} {rows[-1]['accuracy']:.1f} {time.perf_counter() - started:.1f} s", flush=True)
+                rows.append(one(args, data, backbone, key, bank, seen))
+                write_json(out, {"data": data.name, "backbone": backbone.weight_hash, "runs": rows})
+                print(f"{data.name} {key} {rows[-1]['accuracy']:.1f}", flush=True)
 
 
 if __name__ == "__main__":

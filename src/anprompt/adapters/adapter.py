@@ -235,6 +235,8 @@ def adapter_config(
         "record": dict(record or {}),
         "versions": {"anprompt": __version__, **package_versions(_LIBRARIES, "unknown")},
     }
+    if method.visual_head is not None:
+        config["visual_head"] = True
     if method.descriptions:
         config["descriptions"] = {name: list(lines) for name, lines in method.descriptions.items()}
     return config
@@ -411,6 +413,8 @@ def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone, elements
     except (RuntimeError, MemoryError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         # sizes or types no sound config has
         raise UserError(f"Adapter {str(folder)!r}: its settings can't be used ({first_line(error)}).") from error
+    if config.get("visual_head"):
+        method.add_visual_head()
     method.preset = config["preset"]
     return method
 

@@ -40,6 +40,7 @@ _FIELDS: dict[str, type] = {
 }  # fmt: skip
 _MAY_BE: dict[str, type] = {
     "trained_parameters": int, "record": dict, "versions": dict, "descriptions": dict, "tensors_sha256": str,
+    "visual_head": bool,
 }  # fmt: skip
 
 Shapes = Mapping[str, tuple[int, ...]]

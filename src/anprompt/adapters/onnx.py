@@ -93,7 +93,7 @@ class Portable(nn.Module):
         else:  # what it learned of each trained class is inside as well
             scaled = self.method.logits(vision, {"text": self.unit_vectors}, "unseen").float()
             text = {"text": self.text, ROWS: self.rows}
-            logits = self.method.logits(vision, text, self.head).float() / self.temperature
+            logits = self.method.answer(vision, text, self.head).float() / self.temperature
         return logits, logits.softmax(dim=-1), scaled / self.scale
 
 

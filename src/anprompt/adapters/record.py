@@ -28,6 +28,7 @@ class AdapterRecord(TypedDict, total=False):
         log: the course of the training, of adapters that a sweep keeps.
         parameters: those of the classifier (`adapters.parameters`).
         calibration: temperature and threshold (`evaluation.calibration`).
+        recipe, auto: "auto" where settings were chosen on the training images, and by what evidence (`training.auto`).
         converted_from: the official file that the tensors are from.
     """
 
@@ -47,6 +48,8 @@ class AdapterRecord(TypedDict, total=False):
     log: dict[str, Any]
     parameters: dict[str, Any]
     calibration: dict[str, Any]
+    recipe: str
+    auto: dict[str, Any]
     converted_from: str
 
 

@@ -44,7 +44,7 @@ class PixelModel(nn.Module):
         """[B, 3, H, W] in [0, 1] -> logits [B, C] in fp32."""
         classifier = self.classifier
         state = classifier.method.image_state((pixels - self.mean) / self.std, classifier.method.reads)
-        logits = classifier.method.logits(state, classifier.text, classifier.head)
+        logits = classifier.method.answer(state, classifier.text, classifier.head)
         return logits.float() / classifier.temperature
 
     def pixels(self, normalised: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from anprompt.commands._shared.common import add_data, add_device, add_names, say_reading
 from anprompt.commands._shared.parser import add_bank, positive, renamed, setting, shots, whole
+from anprompt.commands._shared.recipe import AUTO, FEW_SHOT, choose_recipe, named_recipe
 from anprompt.commands._shared.terminal import note_line, print_json, progress, say
 from anprompt.commands._shared.together import together
 from anprompt.errors import UserError
@@ -35,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="embedded", metavar="NAME", help="embedded, a folder or a hub id")
     parser.add_argument("--method", default="anprompt", metavar="NAME", help="see 'anprompt methods'")
     parser.add_argument(
-        "--recipe", default="base-to-new", metavar="PROTOCOL",
-        help="the protocol whose training recipe of the preset holds, e.g. few-shot (default: %(default)s)",
+        "--recipe", metavar="NAME",
+        help="auto chooses on the training images (default on all classes, without settings of one's own); "
+        "or the protocol whose recipe of the preset holds: few-shot, base-to-new (else the default), ...",
     )  # fmt: skip
     parser.add_argument("--shots", type=shots, default=16, metavar="N|all", help="pictures per class")
     parser.add_argument("--seed", type=whole(0), default=1, help="of draw, start, order and views")
@@ -91,8 +94,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     if team is None or team.first:
         say_reading(args, dataset)
     backbone = load_backbone(args.backbone, device=device)
-    job = _plan(args, dataset, backbone, settings, train)
-    bank = None if args.bank == "off" else DiskFeatureCache(args.bank, args.bank_gb)
+    recipe = named_recipe(args, {**settings, **train}, team is not None)
+    job = _plan(args, dataset, backbone, settings, train, recipe)
+    bank: FeatureCache | None = None if args.bank == "off" else DiskFeatureCache(args.bank, args.bank_gb)
     if args.estimate:
         if team:
             raise UserError("--dry-run measures one process; ask for it without torchrun.")
@@ -128,6 +132,7 @@ def _train(args: argparse.Namespace, dataset: Dataset, job: Job, bank: FeatureCa
     from anprompt.adapters import parameters
     from anprompt.adapters.adapter import save_adapter
     from anprompt.commands._shared.training_progress import TrainingProgress
+    from anprompt.training.feature_cache import MemoryFeatureCache
     from anprompt.training.job import run as tune
     from anprompt.training.settings import split_settings
     from anprompt.training.tensorboard import board
@@ -136,6 +141,12 @@ def _train(args: argparse.Namespace, dataset: Dataset, job: Job, bank: FeatureCa
     _announce(args, job, team)
     first = team is None or team.first
     shown = first and not (args.quiet or args.json)
+    asked_job, choice = job, None
+    if job.auto:
+        bank = MemoryFeatureCache() if bank is None else bank
+        settings, train = split_settings(args.method, _settings(args))
+        choice = choose_recipe(args, job, {**settings, **train}, bank, out / STATE)
+        job = choice.applied(job)
     with progress("training", enabled=shown) as update, board(args.tensorboard if first else None) as curves:
         callbacks: list[tuple[str, Callback]] = [("progress", TrainingProgress(update, lines=shown))]
         if curves:
@@ -144,8 +155,12 @@ def _train(args: argparse.Namespace, dataset: Dataset, job: Job, bank: FeatureCa
     tested = _test(args, job, tuned, team)
     if not first:
         return
-    record = _record(dataset, job, tuned, tested)
+    record = _record(dataset, asked_job, tuned, tested)
     settings, train = split_settings(args.method, _settings(args))
+    if choice is not None:
+        record["recipe"], record["auto"] = AUTO, choice.evidence
+        settings = job.settings.to_dict()
+        train = {key: value for key, value in job.train.to_dict().items() if key != "seed"}
     asked = {"shots": args.shots, "settings": settings or None, "train": train or None, "classes": args.classes,
              "template": args.template, "descriptions": job.descriptions or None, "backbone": args.backbone}  # fmt: skip
     record["parameters"] = parameters.to_record(asked, tuned.method.descriptions)
@@ -170,17 +185,20 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(
-    args: argparse.Namespace, dataset: Dataset, backbone: Any, settings: Mapping[str, Any], train: Mapping[str, Any]
-) -> Job:
-    from anprompt.experiments.protocols import protocol
+    args: argparse.Namespace, dataset: Dataset, backbone: Any, settings: Mapping[str, Any], train: Mapping[str, Any],
+    recipe: str,
+) -> Job:  # fmt: skip
     from anprompt.training.descriptions import read_descriptions
     from anprompt.training.job import plan
 
     descriptions = None if args.descriptions is None else read_descriptions(args.descriptions)
     job = plan(
         dataset, backbone, method=args.method, shots=args.shots, seed=args.seed, classes=args.classes,
-        settings=settings, train=train, template=args.template, descriptions=descriptions, recipe=protocol(args.recipe).recipe or args.recipe,
+        settings=settings, train=train, template=args.template, descriptions=descriptions,
+        recipe=FEW_SHOT if recipe == AUTO else recipe,
     )  # fmt: skip
+    args.recipe = recipe  # as it was decided, for what is said
+    job = dataclasses.replace(job, auto=recipe == AUTO)
     if descriptions is not None and not job.resolved.reads_descriptions:
         note_line(f"method {args.method!r} reads no descriptions with these settings; they change nothing")
     return job
@@ -250,10 +268,14 @@ def _announce(args: argparse.Namespace, job: Job, team: Team | None = None) -> N
 
 
 def _estimate(args: argparse.Namespace, job: Job, bank: FeatureCache | None) -> int:
+    from anprompt.training.auto import steps_of_selection
     from anprompt.training.forecast import forecast, in_words
 
     _announce(args, job)
     found = forecast(job, bank)
+    if job.auto and not args.json:
+        before, after = steps_of_selection(job)
+        say(f"auto: at most {before:,} steps of choosing before {after:,} of training, not counted below")
     if args.json:
         print_json({key: round(value, 4) for key, value in found.facts().items()})
     else:

@@ -121,4 +121,4 @@ def logits_of(
         NotFinite: an answer is NaN or infinite.
     """
     with autocast(method.backbone.device, precision):
-        return finite(method.logits(state, text, head).float().cpu() / temperature, method)
+        return finite(method.answer(state, text, head).float().cpu() / temperature, method)

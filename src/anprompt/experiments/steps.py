@@ -89,6 +89,8 @@ def trained(spec: RunSpec, context: ExperimentContext, job: Job, state: Path | N
     kept = context.adapters / f"{job.dataset.name}_{job.method}_{job.key[:16]}" if context.adapters else None
     if kept and holds_adapter(kept):
         method = job.create()
+        if job.train.visual_weight:
+            method.add_visual_head()
         method.load_state_dict(load_adapter(kept, backbone=job.backbone).state_dict())
         method.eval()
         return Tuned(method, TrainLog(**read_config(kept)["record"]["log"]), job.training_views().skipped)

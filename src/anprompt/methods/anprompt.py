@@ -241,8 +241,14 @@ class ANPrompt(Method[ANPromptConfig]):
 
     def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `s z + (1 - s) z_rep`."""
-        c, tau = self.config, self.logit_scale
+        return self._logits(*self.image_features(vision), vision, text, head)
+
+    def logits_and_embedding(self, vision: ImageState, text: TextState) -> tuple[Tensor, Tensor]:
         image, prototype = self.image_features(vision)
+        return self._logits(image, prototype, vision, text, "trained"), image
+
+    def _logits(self, image: Tensor, prototype: Tensor, vision: ImageState, text: TextState, head: Head) -> Tensor:
+        c, tau = self.config, self.logit_scale
         z = tau * image @ text["text"].T
         if head == "trained" or c.fused_unseen:
             z = c.head_weight * z + (1 - c.head_weight) * tau * prototype @ text["text"].T

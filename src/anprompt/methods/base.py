@@ -17,6 +17,7 @@ from anprompt.backbones.base import Backbone
 from anprompt.data.names import class_key, spoken
 from anprompt.errors import UserError
 from anprompt.methods.config import MethodConfig
+from anprompt.methods.visual_head import VisualHead
 from anprompt.prompting.prompts import ClassState, ImageState, class_state, see
 
 Head = Literal["trained", "unseen"]
@@ -95,6 +96,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         self.descriptions = dict(descriptions or {})
         self.seed = seed
         self.first_block = 1
+        self.visual_head: VisualHead | None = None
         self.build(torch.Generator().manual_seed(seed))
 
     def build(self, generator: torch.Generator) -> None:
@@ -211,6 +213,30 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
         return vision.frozen
 
+    def add_visual_head(self) -> VisualHead:
+        """Give the trained classes a visual term, zero until it is fitted (`methods.visual_head`)."""
+        head = VisualHead(len(self.trained_classnames), self.backbone.dims.embed)
+        self.visual_head, self.by_class = head.to(self.backbone.device), True
+        return head
+
+    def logits_and_embedding(self, vision: ImageState, text: TextState) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] of the trained head, and `embedding` [B, E]; methods with both at hand make one pass of it."""
+        return self.logits(vision, text, "trained"), self.embedding(vision)
+
+    def answer(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
+        """What the method says of images: `logits`, and the visual term of trained classes where it has one.
+
+        Args:
+            vision, text, head: as in `logits`.
+
+        Returns:
+            Scaled logits [B, C].
+        """
+        if self.visual_head is None or head == "unseen":
+            return self.logits(vision, text, head)
+        z, features = self.logits_and_embedding(vision, text)
+        return z + self.visual_head(features, text.get(ROWS))
+
     def forward(self, pixels: Tensor, classnames: Sequence[str] | None = None, head: Head = "unseen") -> Tensor:
         """From images to logits, with gradients to the trained tensors.
 
@@ -226,7 +252,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
         names = self.trained_classnames if classnames is None else classnames
         text = self.encode_classes(self.prepare(names))
-        return self.logits(self.image_state(pixels, self.reads), text, head)
+        return self.answer(self.image_state(pixels, self.reads), text, head)
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called when epoch `epoch` (from 0) of `epochs` is done, e.g. to average prompts."""

@@ -100,6 +100,6 @@ class Classifier:
         method = self.method
         pixels = pixels.to(method.backbone.device, method.backbone.dtype)
         logits = (
-            method.logits(method.image_state(pixels, method.reads), self.text, self.head).float() / self.temperature
+            method.answer(method.image_state(pixels, method.reads), self.text, self.head).float() / self.temperature
         )
         return finite(logits, method)

@@ -124,8 +124,14 @@ class MMRL(Method[MMRLConfig]):
 
     def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `a z + (1 - a) z_rep`."""
-        c, tau = self.config, self.logit_scale
+        return self._logits(*self.image_features(vision), vision, text, head)
+
+    def logits_and_embedding(self, vision: ImageState, text: TextState) -> tuple[Tensor, Tensor]:
         image, tokens = self.image_features(vision)
+        return self._logits(image, tokens, vision, text, "trained"), image
+
+    def _logits(self, image: Tensor, tokens: Tensor, vision: ImageState, text: TextState, head: Head) -> Tensor:
+        c, tau = self.config, self.logit_scale
         z = tau * image @ text["text"].T
         if head == "trained" or c.fused_unseen:
             z = c.head_weight * z + (1 - c.head_weight) * tau * tokens @ text["text"].T

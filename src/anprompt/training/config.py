@@ -64,6 +64,9 @@ class TrainConfig(MethodConfig):
         adversary_loss: "ce", the method's own loss on attacked images; "kl", its loss on clean ones and a divergence
             of the answers (TRADES); "fap", likewise, weighted by how near the features are. Default "ce".
         adversary_weight: float >= 0, of the divergence; 0 means the papers': 6 for "kl", 1.5 for "fap". Default 0.
+        visual_weight: float >= 0, weight of the visual term beside the text term for trained classes, a ridge head on
+            the prompted image feature (`anprompt.methods.visual_head`); 0 for none. Default 0.
+        visual_penalty: float >= 0, of the ridge, relative to the features' variance. Default 0.01.
     """
 
     optimizer: str = "adamw"
@@ -92,11 +95,13 @@ class TrainConfig(MethodConfig):
     adversary_steps: int = 2
     adversary_loss: str = "ce"
     adversary_weight: float = 0.0
+    visual_weight: float = 0.0
+    visual_penalty: float = 0.01
 
     later: ClassVar[tuple[str, ...]] = (
         "views", "view_seed", "trunk_precision", "image_noise", "image_noise_families", "image_noise_severity",
         "image_noise_target", "adversary", "adversary_share", "adversary_eps", "adversary_step", "adversary_steps",
-        "adversary_loss", "adversary_weight",
+        "adversary_loss", "adversary_weight", "visual_weight", "visual_penalty",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -119,7 +124,7 @@ class TrainConfig(MethodConfig):
         for key, least in LEAST.items():
             if getattr(self, key) < least:
                 raise UserError(f"Training: {key} must be at least {least}, not {getattr(self, key)}.")
-        for key in ("weight_decay", "momentum", "warmup_lr", "adversary_weight"):
+        for key in ("weight_decay", "momentum", "warmup_lr", "visual_weight", "visual_penalty", "adversary_weight"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(f"Training: {key} must be a number from 0, not {getattr(self, key)}.")
         if not (self.lr > 0 and math.isfinite(self.lr)):

@@ -51,6 +51,7 @@ class Job:
         template: a sentence with one "{}" for the class name.
         descriptions: sentences by class name; empty where the method reads none.
         left_out: classes of the chosen ones that have no training images, and are not in `dataset`.
+        auto: whether part of the settings is chosen on the training images first (`training.auto`).
     """
 
     dataset: Dataset
@@ -59,6 +60,7 @@ class Job:
     template: str
     descriptions: Mapping[str, list[str]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    auto: bool = False
 
     @property
     def method(self) -> str:
@@ -113,7 +115,7 @@ class Job:
         facts = [
             self.method, self.settings.to_dict(), self.train.to_dict(), self.template, items,
             list(self.dataset.classnames), dict(self.descriptions), self.backbone.weight_hash,
-            str(self.backbone.dtype),
+            str(self.backbone.dtype), *(["auto"] if self.auto else []),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

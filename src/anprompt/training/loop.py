@@ -40,6 +40,7 @@ from anprompt.training.distributed import split_batches
 from anprompt.training.feature_cache import FeatureCache, MemoryFeatureCache
 from anprompt.training.feature_fit import fit_features
 from anprompt.training.frozen_features import FrozenFeatures, TrainViews
+from anprompt.training.head_fit import fit_visual_head
 from anprompt.training.nan_watch import NanWatch, NonFiniteLoss
 from anprompt.training.state import ResumableState, TrainLog, run_key
 
@@ -270,6 +271,10 @@ def fit(
     """
     if method.from_features:
         check_labels(views, len(method.trained_classnames))
+        if config.visual_weight:
+            raise UserError(
+                f"visual_weight is for methods that are trained by steps; {method.name} is a visual head itself."
+            )
         told = ([Hooks(on_step, on_epoch)] if on_step or on_epoch else []) + list(callbacks)
         return fit_features(method, views, config, validate=validate, callbacks=told, bank=bank, team=team)
     run = Run(
@@ -309,6 +314,10 @@ def _train(runs: Sequence[Run], bank: FeatureCache | None) -> list[TrainLog]:
             turns = [(run, steps) for run, steps in turns if _advance(run, steps)]
     for run in runs:
         run.method.eval()
+        if run.config.visual_weight and not run.failure:
+            fit_visual_head(run.method, run.views, run.config)
+            if run.validate and run.log.epochs:
+                run.log.epochs[-1]["val_accuracy"] = run.validate()  # of the method as it is now
         run.tell("on_train_end")
     for run in runs:
         if run.failure:
