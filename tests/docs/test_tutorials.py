@@ -86,6 +86,7 @@ def test_the_page_works_as_printed(page: str, desk: Path, capsys: pytest.Capture
         "compare-methods.md": ("to run", "coop 4 1", "report.html"),
         "noise-check.md": ("clean 0.", "changed answers", "zeroshot"),
         "new-classes.md": ("unseen trained", "ocelot", "temperature", "Calibration("),
+        "under-attack.md": ("accuracy left", "most fragile classes", "as they are"),
         "old-checkpoints.md": ("adapter old: coop", "puma", "coop 96"),
     }[page]
     for words in expected:

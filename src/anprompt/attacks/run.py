@@ -176,7 +176,7 @@ def attack_images(
     threat.check_classes(len(classifier.classnames))
     model, wanted = PixelModel(classifier), set(keep)
     surrogate = frozen_surrogate(classifier) if threat.attack == "transfer" else None
-    clean = predict_logits_of(classifier, views).argmax(1)
+    clean = clean_logits(classifier, views).argmax(1)
     attacked = clean.clone() if lost is None else torch.where(clean == views.labels, lost, clean)
     images: dict[int, Tensor] = {}
 
@@ -205,7 +205,7 @@ def attack_images(
     return AttackResult(threat, views.labels, clean, attacked, len(alive), share, seconds, images)
 
 
-def predict_logits_of(classifier: Classifier, views: Views) -> Tensor:
+def clean_logits(classifier: Classifier, views: Views) -> Tensor:
     """Logits of all images as they are, [n, C] on the CPU."""
     parts = torch.arange(len(views)).split(BATCH) if len(views) else ()
     return torch.cat([in_halves(lambda at: classifier.logits(views.eval_batch(at)).cpu(), part) for part in parts])

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "eval": Command("anprompt.commands.eval", "accuracy of an adapter, or of zero-shot CLIP, on a data set"),
     "predict": Command("anprompt.commands.predict", "name pictures with an adapter; any class names"),
     "detect": Command("anprompt.commands.detect", "find what is wrong with an image, from a few normal ones"),
+    "attack": Command("anprompt.commands.attack", "accuracy left of an adapter when somebody tries to make it err"),
     "calibrate": Command("anprompt.commands.calibrate", "probabilities that mean what they say; 'none of these'"),
     "serve": Command("anprompt.commands.serve", "an adapter as an HTTP service, with a page to try it on"),
     "export": Command("anprompt.commands.export", "an adapter as one ONNX file that runs without torch"),
@@ -53,6 +54,7 @@ COMMANDS: dict[str, Command] = {
 }
 
 _READING = (
+    "attack",
     "fit",
     "eval",
     "predict",
@@ -131,7 +133,7 @@ def _main(argv: Sequence[str] | None) -> int:
             raise
         return 2
     except KeyboardInterrupt as stop:
-        again = "; run the same command again to resume" if command in ("fit", "demo", "bench") else ""
+        again = "; run the same command again to resume" if command in ("attack", "fit", "demo", "bench") else ""
         ended = isinstance(stop, Terminated)
         error_line(f"{'ended from outside (SIGTERM)' if ended else 'interrupted'}{again}", kind="")
         return 143 if ended else 130

@@ -25,6 +25,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "anprompt detect threshold detector/ --data normal/ --false-alarms 0.02",
         "anprompt detect eval detector/ --data embedded:boards --gallery looked.png",
     ),
+    "attack": (
+        "anprompt attack adapter/ --data my_photos/",
+        "anprompt attack adapter/ --data embedded:food --attacks pgd-margin,apgd-ce --eps 1/255,2/255 --steps 50 --images 200",
+    ),
     "calibrate": (
         "anprompt calibrate adapter/ --data my_photos/",
         "anprompt calibrate adapter/ --data my_photos/ --accept 0.95",
@@ -35,6 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "anprompt bench base-to-new --methods zeroshot,coop,anprompt --seeds 1,2,3",
         "anprompt bench few-shot --data my_photos/ --methods zeroshot,anprompt --shots 1,4,16 --runs runs/",
         "anprompt bench noise --data embedded:food --conditions quick --dry-run",
+        "anprompt bench adversarial --data embedded:food --methods zeroshot,nap --seeds 1 --images 100",
     ),
     "report": ("anprompt report runs/", "anprompt report runs/ more_runs/ --html both.html --no-pictures"),
     "methods": ("anprompt methods", "anprompt methods maple"),
