@@ -82,7 +82,7 @@ def _inside(path: Path, folder: Path) -> bool:
         return False
 
 
-def _check_names(path: Path, classnames: list, descriptions: dict) -> None:
+def _check_names(path: Path, classnames: list[Any], descriptions: dict[str, Any]) -> None:
     if not classnames or not all(isinstance(name, str) for name in classnames):
         raise UserError(f"{str(path)!r}: 'classnames' must be a list of names.")
     try:
@@ -121,7 +121,7 @@ class Bounded(TorchFunctionMode):
         super().__init__()
         self.most = elements + _SPARE_ELEMENTS
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         given = dict(kwargs or {})
         if getattr(func, "__name__", "") in _MAKERS:
             sizes = [value for value in (given.get("size"), *args) if isinstance(value, (list, tuple))]

@@ -136,7 +136,7 @@ def _inert(name: str) -> type:
     return type(short, (), {"__module__": module, "__setstate__": lambda self, state: None})
 
 
-def _plain_dict(*factory: Any) -> dict:
+def _plain_dict(*factory: Any) -> dict[Any, Any]:
     """Stands where a file has an optimiser's `defaultdict(dict)`."""
     return {}
 

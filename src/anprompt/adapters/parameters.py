@@ -8,7 +8,7 @@ not the CPU). What is read comes from a file of anybody's and is checked like th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,7 @@ def _line(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.isprintable())
 
 
-_SOUND = {
+_SOUND: dict[str, Callable[[Any], bool]] = {
     "shots": lambda value: value in (None, "all") or (_whole(value) and 0 < value < 2**31),
     "settings": _settings,
     "train": _settings,

@@ -27,7 +27,7 @@ def prefixes() -> set[str]:
 
 
 def load_backbone(
-    spec: str | os.PathLike = "embedded", *, device: str | torch.device = "cpu", dtype: str = "float32"
+    spec: str | os.PathLike[str] = "embedded", *, device: str | torch.device = "cpu", dtype: str = "float32"
 ) -> Backbone:
     """Load a frozen backbone.
 

@@ -112,7 +112,7 @@ def hub_kind(spec: str) -> str:
     return kind
 
 
-def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
+def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict[str, Any]]:
     """Model in fp32, tokenizer and image-processor settings.
 
     Raises:
@@ -126,7 +126,7 @@ def load_hub(spec: str, kind: str) -> tuple[Any, Any, dict]:
     return _by_transformers(spec, kind)
 
 
-def _by_transformers(spec: str, kind: str) -> tuple[Any, Any, dict]:
+def _by_transformers(spec: str, kind: str) -> tuple[Any, Any, dict[str, Any]]:
     """`load_hub` for whatever is not read directly."""
     import transformers
     from transformers import AutoConfig
@@ -164,7 +164,7 @@ def _checked(spec: str, tokenizer: Any, model: Any) -> Any:
     return tokenizer
 
 
-def _picture_settings(spec: str) -> dict:
+def _picture_settings(spec: str) -> dict[str, Any]:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
@@ -208,7 +208,7 @@ class HubModel(Backbone):
         self._setup(model, picture, name or spec, dtype)
 
     @classmethod
-    def from_model(cls, model: nn.Module, tokenizer: Any, *, name: str, picture: dict | None = None) -> Any:
+    def from_model(cls, model: nn.Module, tokenizer: Any, *, name: str, picture: dict[str, Any] | None = None) -> Any:
         """Wrap a model that is already in memory (random weights in benchmarks, own pre-training)."""
         self = cls.__new__(cls)
         Backbone.__init__(self)
@@ -216,7 +216,7 @@ class HubModel(Backbone):
         self._setup(model, picture or {}, name, next(model.parameters()).dtype)
         return self
 
-    def _setup(self, model: Any, picture: dict, name: str, dtype: torch.dtype) -> None:
+    def _setup(self, model: Any, picture: dict[str, Any], name: str, dtype: torch.dtype) -> None:
         self.id = name
         self.weight_hash = weight_hash(model)
         self.activation = model.config.text_config.hidden_act

@@ -44,7 +44,7 @@ class FrozenLinear(nn.Linear):
             or input.numel() == 0
             or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
+            or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         )
         if plain:
             return super().forward(input)
@@ -71,7 +71,7 @@ class QuickGelu(nn.Module):
     """CLIP's activation with one saved tensor instead of three and a third of the passes over memory."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return input * torch.sigmoid(1.702 * input)
         if torch.is_grad_enabled() and input.requires_grad:
             return _QuickGelu.apply(input)  # type: ignore

@@ -19,7 +19,7 @@ def is_path(spec: str) -> bool:
     return os.path.isabs(spec) or spec in (".", "..") or spec.startswith(_STARTS)
 
 
-def resolve(spec: str | os.PathLike) -> str:
+def resolve(spec: str | os.PathLike[str]) -> str:
     """The name as the libraries are given it: a folder's path as it is, with "~" filled in, or another name.
 
     Args:

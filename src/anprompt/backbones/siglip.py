@@ -41,7 +41,7 @@ class HFSiglip(HubModel):
     causal_text = False
     class_token = False
 
-    def _setup(self, model: Any, picture: dict, name: str, dtype: torch.dtype) -> None:
+    def _setup(self, model: Any, picture: dict[str, Any], name: str, dtype: torch.dtype) -> None:
         text, vision = model.config.text_config, model.config.vision_config
         if not vision.vision_use_head:
             raise UserError(f"Backbone {name!r} has no pooling head, so there is no image feature to compare.")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from anprompt.data.reader import Reader, is_heic
 
@@ -90,7 +90,7 @@ def opened_image(source: Reader, limit: int) -> Iterator[ImageFile.ImageFile]:
                 image = _unbounded(source, start)
     except Image.DecompressionBombError:
         raise Unusable(f"has more than {limit:,} pixels; make it smaller") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         if source.exhausted:
             raise Unusable(_OVERLOADED) from None
         raise Unusable(_not_a_picture(start)) from None
@@ -107,7 +107,7 @@ def _unbounded(source: Reader, start: bytes) -> ImageFile.ImageFile:
         factory, accept = Image.OPEN[name]
         if accept is not None and accept(start[:16]) is True:
             source.seek(0)
-            return factory(source, "")  # type: ignore[return-value,arg-type]
+            return factory(source, "")  # type: ignore[arg-type]
     raise Image.DecompressionBombError
 
 

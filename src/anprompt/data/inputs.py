@@ -20,7 +20,7 @@ from anprompt.data.walk import picture_files
 from anprompt.errors import UserError
 from anprompt.utils.files import first_line
 
-Picture = str | bytes | os.PathLike | BinaryIO | Image.Image | np.ndarray | Tensor
+Picture = str | bytes | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray | Tensor
 
 
 def as_rgb(picture: Picture, name: str | None = None) -> Image.Image:
@@ -41,7 +41,7 @@ def pictures(X: Any) -> Iterator[Picture]:
     if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
         yield from picture_files(X)
         return
-    alone = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
+    alone = (str, bytes, bytearray, memoryview, os.PathLike[str], Image.Image)
     if (
         isinstance(X, alone)
         or callable(getattr(X, "read", None))

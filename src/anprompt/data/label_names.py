@@ -54,7 +54,7 @@ def warn_of_codes(names: Sequence[str], template: str, remedy: str = "--names FI
         )  # fmt: skip
 
 
-def names_for(labels: Sequence[Any], given: Mapping[Any, str] | Sequence[str] | str | os.PathLike) -> list[str]:
+def names_for(labels: Sequence[Any], given: Mapping[Any, str] | Sequence[str] | str | os.PathLike[str]) -> list[str]:
     """A name for every label.
 
     Args:
@@ -100,7 +100,7 @@ def _by_place(labels: Sequence[Any], names: Sequence[str], where: str) -> dict[A
     )
 
 
-def _read_names(path: str | os.PathLike, labels: Sequence[str]) -> Mapping[str, str] | list[str]:
+def _read_names(path: str | os.PathLike[str], labels: Sequence[str]) -> Mapping[str, str] | list[str]:
     """A names file: {label: name} where labels stand in it, else the names in order."""
     text = file_text(path)
     if text.lstrip()[:1] in ("[", "{"):
@@ -159,7 +159,7 @@ def in_trained_names(dataset: Dataset, labels: Sequence[Any], names: Sequence[st
     return named(dataset, {name: by_label.get(class_key(name), name) for name in dataset.classnames})
 
 
-def named(dataset: Dataset, names: Mapping[Any, str] | Sequence[str] | str | os.PathLike | None) -> Dataset:
+def named(dataset: Dataset, names: Mapping[Any, str] | Sequence[str] | str | os.PathLike[str] | None) -> Dataset:
     """The data set with names for its classes; what they were called before stands in `labels`.
 
     Raises:

@@ -75,7 +75,7 @@ def is_code(name: str) -> bool:
 
 
 # --- a file ---------------------------------------------------------------------------------------
-def read_class_list(path: str | os.PathLike, *, whole: bool = False) -> list[str]:
+def read_class_list(path: str | os.PathLike[str], *, whole: bool = False) -> list[str]:
     """The class names of a file.
 
     A name a line (blank lines and what follows `#` are passed over), numbered lines in the order of their
@@ -117,7 +117,7 @@ def _problem(name: str) -> str | None:
     return None
 
 
-def _rows(path: str | os.PathLike) -> list[Row]:
+def _rows(path: str | os.PathLike[str]) -> list[Row]:
     text = file_text(path)
     if text.lstrip()[:1] in ("[", "{"):
         found = _json_rows(path, text)
@@ -158,7 +158,7 @@ def _in_order(lines: Sequence[Row]) -> list[Row] | None:
     return [(line, _unquoted(name)) for _, line, name in sorted(found)]
 
 
-def table_of(path: str | os.PathLike, lines: Sequence[Row]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def table_of(path: str | os.PathLike[str], lines: Sequence[Row]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header (empty where there is none) and rows of a table without comments."""
     if not lines:
         return [], []
@@ -176,7 +176,7 @@ def table_of(path: str | os.PathLike, lines: Sequence[Row]) -> tuple[list[str], 
     return [], rows
 
 
-def _table_rows(path: str | os.PathLike, lines: Sequence[Row]) -> list[Row]:
+def _table_rows(path: str | os.PathLike[str], lines: Sequence[Row]) -> list[Row]:
     """The column of names of a table."""
     header, rows = table_of(path, lines)
     if not rows:
@@ -198,7 +198,7 @@ def _table_rows(path: str | os.PathLike, lines: Sequence[Row]) -> list[Row]:
     return [(number, cells[column] if len(cells) > column else "") for number, cells in rows]
 
 
-def _json_rows(path: str | os.PathLike, text: str) -> list[Row] | None:
+def _json_rows(path: str | os.PathLike[str], text: str) -> list[Row] | None:
     """The names of a JSON list or object; None where it is none, and '[' begins a name."""
     try:
         content = json.loads(text)

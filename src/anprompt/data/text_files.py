@@ -14,7 +14,7 @@ from anprompt.utils.files import LARGEST_TEXT, check_readable
 log = logging.getLogger("anprompt")
 
 
-def file_text(path: str | os.PathLike) -> str:
+def file_text(path: str | os.PathLike[str]) -> str:
     """Text of a list or a table: UTF-8, UTF-16 or UTF-32 with a mark, UTF-16 without one, else Latin-1 (told).
 
     Raises:

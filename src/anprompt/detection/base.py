@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
 import torch
@@ -24,7 +24,14 @@ from anprompt.detection.features import Look, Sight
 from anprompt.errors import UserError
 from anprompt.methods.config import MethodConfig
 
-ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+if TYPE_CHECKING:  # "DetectionMethod" alone is one of any settings
+    from typing_extensions import TypeVar
+
+    ConfigT = TypeVar("ConfigT", bound=MethodConfig, default=Any)
+else:
+    from typing import TypeVar
+
+    ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 TOP = 0.003  # share of a map whose mean stands for the image
 Progress = Callable[[int, int, str], None]
 

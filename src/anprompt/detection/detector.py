@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -232,7 +232,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def _fitted(self) -> DetectionMethod:
         if not hasattr(self, "method_"):
             raise NotFitted("This detector is not fitted yet; call fit, or open one with AnomalyDetector.load.")
-        return cast(DetectionMethod, self.method_)
+        return self.method_
 
     def _scored(self, image: Image.Image) -> Scored:
         method = self._fitted()

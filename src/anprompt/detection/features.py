@@ -154,7 +154,7 @@ def _batch(backbone: Backbone, views, sight: Sight) -> tuple[Tensor, Tensor]:  #
         tokens, last = block_tokens(backbone, backbone.pre_norm(backbone.embed_image(x)), sight)
         return tokens.float().cpu(), unit(backbone.read_image(last)).cpu()
 
-    found, classes = in_halves(of, torch.arange(len(pixels)), lambda parts: tuple(map(torch.cat, zip(*parts))))  # type: ignore[arg-type, return-value]
+    found, classes = in_halves(of, torch.arange(len(pixels)), lambda parts: tuple(map(torch.cat, zip(*parts))))
     side = backbone.dims.image_size // backbone.dims.patch_size
     return found.unflatten(1, (side, side)), classes
 

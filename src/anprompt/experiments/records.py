@@ -21,7 +21,8 @@ from anprompt.data.identity import contents
 from anprompt.data.names import spoken
 from anprompt.data.types import Dataset, Item
 from anprompt.errors import UserError
-from anprompt.experiments.schema import FORMAT, Record, first_fault
+from anprompt.experiments.schema import FORMAT, first_fault
+from anprompt.experiments.schema import Record as Record  # whoever reads records asks here
 from anprompt.utils import storage as store
 from anprompt.utils.files import json_text, package_versions
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from anprompt.backbones.base import Backbone
 from anprompt.data.names import class_key, spoken
 from anprompt.errors import UserError
-from anprompt.methods.config import MethodConfig
+from anprompt.methods.config import MethodConfig as MethodConfig  # also asked for here
 from anprompt.methods.visual_head import VisualHead
 from anprompt.prompting.prompts import ClassState, ImageState, class_state, see
 
@@ -24,7 +24,14 @@ Head = Literal["trained", "unseen"]
 Parts = Literal["both", "trunk", "frozen"]  # of an image state
 Descriptions = Mapping[str, Sequence[str]]  # sentences by class name
 Gather = Callable[[Tensor], Tensor]  # a slice's rows -> those of the whole batch, with gradients
-ConfigT = TypeVar("ConfigT", bound="MethodConfig")
+if TYPE_CHECKING:  # "Method" alone is a method of any settings
+    from typing_extensions import TypeVar
+
+    ConfigT = TypeVar("ConfigT", bound=MethodConfig, default=Any)
+else:
+    from typing import TypeVar
+
+    ConfigT = TypeVar("ConfigT", bound="MethodConfig")
 TextState = dict[str, Tensor]
 ROWS = "rows"  # in a text state: which trained class each class of the list is, [C]
 

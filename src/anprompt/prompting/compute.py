@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL_WIDTH = 384  # vision width below which a second thread gains nothing
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast for "bf16"/"fp16", nothing for "fp32"."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anprompt.errors import UserError
 from anprompt.prompting.shared_text import saved_bytes, text_memory
+from anprompt.utils.files import first_line
 
 log = logging.getLogger("anprompt")
 
@@ -38,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: BaseException) -> UserError:
     """The line to show: what was asked for, and what to set."""
-    said = (str(error).strip() or "MemoryError").splitlines()[0][:160].rstrip(".")
+    said = first_line(error)[:160].rstrip(".")
     return UserError(f"Out of memory ({said}). {REMEDY} What is finished is kept.")
 
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,10 @@ from torch import Tensor, nn
 
 from anprompt.backbones import resolve_device
 from anprompt.errors import UserError
+from anprompt.utils.files import first_line
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -51,7 +55,7 @@ class Team:
         LostProcess: from everything that waits for the others.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, store: dist.Store, timeout_s: float) -> None:
+    def __init__(self, rank: int, size: int, device: torch.device, store: Store, timeout_s: float) -> None:
         self.rank, self.size, self.device, self.store, self.timeout_s = rank, size, device, store, timeout_s
 
     @property
@@ -182,6 +186,7 @@ def join(device: str | torch.device = "auto") -> Team:
     # Its functions take the group as a default argument, read when it is imported. transformers imports it; after
     # the group exists, that would keep the group and its threads beyond `leave`, and Python's end may abort on them.
     import torch.distributed.nn.functional
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     word = "cpu" if device == "auto" and not torch.cuda.is_available() else device  # not one Mac GPU for all
@@ -194,13 +199,14 @@ def join(device: str | torch.device = "auto") -> Team:
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=wait)))
         dist.init_process_group(
-            "nccl" if where.type == "cuda" else "gloo", store=dist.PrefixStore("anprompt", store), rank=rank,
+            "nccl" if where.type == "cuda" else "gloo", store=PrefixStore("anprompt", store), rank=rank,
             world_size=size, timeout=wait,
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise LostProcess(f"the processes of this run did not meet within {limit:g} s ({reason}).") from error
-    return Team(rank, size, where, dist.PrefixStore("anprompt words", store), limit)
+        raise LostProcess(
+            f"the processes of this run did not meet within {limit:g} s ({first_line(error)})."
+        ) from error
+    return Team(rank, size, where, PrefixStore("anprompt words", store), limit)
 
 
 def leave() -> None:

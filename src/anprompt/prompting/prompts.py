@@ -33,7 +33,7 @@ ENGINES = ("shared", "plain")
 SENTENCES = 512  # distinct sentences encoded at a time
 KEPT_BYTES = 32 << 20  # of frozen text features, for each backbone
 
-_kept: weakref.WeakKeyDictionary[Backbone, ByteCache[tuple, Tensor]] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[Backbone, ByteCache[tuple[Any, ...], Tensor]] = weakref.WeakKeyDictionary()
 
 
 def unit(x: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from anprompt.experiments.protocols.adversarial import HALVES, by_size, left
+from anprompt.experiments.protocols.adversarial import by_size, left
+from anprompt.experiments.protocols.base_to_new import HALVES
 from anprompt.experiments.records import Record
 from anprompt.report import charts, markup, plots
 from anprompt.tables import label, labels, nice

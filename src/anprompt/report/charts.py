@@ -7,7 +7,7 @@ HTML where they can, so that they are readable at any width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from anprompt.report.markup import escape
 
@@ -101,7 +101,9 @@ def dumbbells(groups: Groups, methods: Sequence[str], styles: Mapping[str, int] 
     return "".join(parts)
 
 
-def _dumbbell(label: str, row: Sequence[float], methods: Sequence[str], styles: Mapping[str, int], at) -> str:
+def _dumbbell(
+    label: str, row: Sequence[float], methods: Sequence[str], styles: Mapping[str, int], at: Callable[[float], str]
+) -> str:
     told = ", ".join(f"{method} {value:.1f} %" for method, value in zip(methods, row))
     marks = ['<line class="rail" x1="3%" x2="97%" y1="12" y2="12"/>']
     if len(row) > 1:

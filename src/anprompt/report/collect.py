@@ -14,7 +14,8 @@ from anprompt.experiments.records import Record, dataset_hash, read_records
 from anprompt.report.gallery import Gallery, choose
 from anprompt.report.grid import Kinds, noise_grid
 from anprompt.tables import conditions, in_order, label, labels, shown_name
-from anprompt.tables.runs import REFERENCE, untrained
+from anprompt.tables.rows import untrained
+from anprompt.tables.runs import REFERENCE
 from anprompt.tables.sound import sound_records
 
 SETS = 12  # data sets with pictures on a page

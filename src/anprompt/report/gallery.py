@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -124,7 +125,7 @@ def _lead(right: Sequence[bool]) -> int:
     return right[-1] - right[0] or (2 if len(set(right)) > 1 else 0)
 
 
-def _entry(record: Record, half: str, condition: str) -> dict:
+def _entry(record: Record, half: str, condition: str) -> dict[str, Any]:
     metrics = record["metrics"]
     return metrics[half] if condition == CLEAN else metrics["conditions"][condition][half]
 
@@ -234,7 +235,7 @@ def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:
         draw.line([(x - 5, y + 5), (x + 5, y - 5)], WRONG, width=3)
 
 
-def _fitting(draw: ImageDraw.ImageDraw, text: str, font, width: float) -> str:
+def _fitting(draw: ImageDraw.ImageDraw, text: str, font: Any, width: float) -> str:
     """The text, cut with dots where it is too wide."""
     if draw.textlength(text, font=font) <= width:
         return text

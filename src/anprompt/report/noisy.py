@@ -108,7 +108,7 @@ def _curves(grid: Grid, half: str, wanted: Mapping[int, Sequence[str]], styles: 
         points += [(float(s), grid.mean(method, half, names)) for s, names in wanted.items()]
         known = [(x, y) for x, y in points if y is not None]
         if len(known) > 1:
-            curves.append(plots.Curve(nice(method), styles[method], *map(list, zip(*known))))  # type: ignore[arg-type]
+            curves.append(plots.Curve(nice(method), styles[method], *map(list, zip(*known))))
     return curves
 
 

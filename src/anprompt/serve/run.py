@@ -132,7 +132,7 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's server that says when it is ready."""
 
-    ready: Callable[[], None] = staticmethod(lambda: None)  # type: ignore[assignment]
+    ready: Callable[[], None] = staticmethod(lambda: None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -187,7 +187,7 @@ def run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> Non
         log.handlers, log.propagate = own.handlers, not own.handlers
         log.setLevel(logging.ERROR)
     server = make_server(app)
-    server.ready = ready  # type: ignore[method-assign]
+    server.ready = ready
     with _quiet_signals(), _ended_in_time(server, app.state.service.settings.seconds + END_SECONDS):
         server.run(sockets=[listener])
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from anprompt.attacks.threat import ThreatModel
 from anprompt.evaluation.statistics import Spread
-from anprompt.experiments.protocols.adversarial import ATTACKED, HALVES, by_size, left
+from anprompt.experiments.protocols.adversarial import ATTACKED, by_size, left
+from anprompt.experiments.protocols.base_to_new import HALVES
 from anprompt.experiments.records import Record
 from anprompt.tables.compare import paired_sheet, picture_sheet, rank_sheet
 from anprompt.tables.cost import cost_sheet

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from anprompt.data.classic import hub
 from anprompt.data.classic.catalog import SPLITS_SOURCE, CatalogRow
@@ -134,7 +135,7 @@ def _prepare_folder(order: _Order) -> list[str]:
     return lines
 
 
-def _require_pictures(order: _Order, found: Mapping[str, Path], made: Mapping[str, list] | None) -> None:
+def _require_pictures(order: _Order, found: Mapping[str, Path], made: Mapping[str, list[Any]] | None) -> None:
     """Refuses a split that names pictures which the download lacks, before anything is placed."""
     if order.row.layout != "split":
         return

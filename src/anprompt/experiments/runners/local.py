@@ -83,7 +83,7 @@ def grouped(specs: Sequence[RunSpec], jobs: int) -> list[list[RunSpec]]:
     return list(found.values()) if len(found) >= jobs else [[spec] for spec in specs]
 
 
-def _relay(events: Any, futures: Sequence[Future], observe: Observer) -> None:
+def _relay(events: Any, futures: Sequence[Future[Any]], observe: Observer) -> None:
     """Hand events on until every run is done, or one has failed."""
     while True:
         over = all(future.done() for future in futures)
