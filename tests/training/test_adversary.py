@@ -126,6 +126,11 @@ def test_every_preset_with_an_opponent_learns(tiny_backbone: Backbone, name: str
     assert not any(parameter.requires_grad for parameter in tiny_backbone.parameters())
 
 
+def test_a_method_without_steps_refuses_an_opponent(tiny_backbone: Backbone) -> None:
+    with pytest.raises(UserError, match="no step to attack; leave out the adversary"):
+        trained(tiny_backbone, "linear-probe")
+
+
 def test_settings() -> None:
     _, train = split_settings("ivlp", {"adversary": "pgd", "adversary_eps": "2/255"})
     assert TrainConfig.from_dict(train).adversary_eps == 2 / 255  # type: ignore[attr-defined]

@@ -270,6 +270,11 @@ def fit(
         NonFiniteLoss: NaN or Inf, named with its step; the method is back at its last finished epoch.
     """
     if method.from_features:
+        if config.adversary != "none":
+            raise UserError(
+                f"Method {method.name!r} is fitted in one go on frozen features, so there is no step to attack; leave out "
+                "the adversary."
+            )
         check_labels(views, len(method.trained_classnames))
         if config.visual_weight:
             raise UserError(
