@@ -46,7 +46,7 @@ def main() -> None:
     data = anprompt.open_dataset(args.data)
     base, new = subset_classes(data, "base"), subset_classes(data, "new")
     clf = anprompt.PromptClassifier(
-        "embedded", args.method, shots=16, seed=args.seed, classes="base", calibrate="temperature", accept=0.95
+        "embedded", args.method, shots=16, seed=args.seed, subset="base", calibrate="temperature", accept=0.95
     ).fit(data)
     found, method = clf.calibration_, clf.method_
     print(f"{found.pictures} validation pictures: {found}")

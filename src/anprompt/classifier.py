@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -75,7 +76,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         descriptions: sentences by class, for methods that read them.
         names: class names by label, for a `y` or folders of numbers or codes: {label: name}, names in the
             order of the labels, or a file of either (docs/data.md); None reads the labels as names.
-        classes: "all", "base" or "new": which half of the data's classes to train on.
+        subset: "all", "base" or "new": which half of the data's classes to train on.
         calibrate: "temperature" fits one on validation pictures; None fits none.
         accept: share of the validation pictures that `none_of_these=True` is to accept; None chooses no
             threshold. Both options take the data set's validation part; with `y`, about a fifth of every class is
@@ -83,6 +84,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         max_megapixels: largest image to decode, in millions of pixels (JPEG files may have four times as many,
             since they are decoded small); None takes the default, see `anprompt.data.images.pixel_limit`.
         device, dtype: where the backbone lives and the precision of its weights.
+        classes: the name of `subset` before this version.
 
     Attributes:
         classes_: the trained classes, in label order: the labels of `y`, or the data set's names.
@@ -105,16 +107,18 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         template: str | None = None,
         descriptions: Mapping[str, Sequence[str]] | None = None,
         names: Mapping[Any, str] | Sequence[str] | str | None = None,
-        classes: str = "all",
+        subset: str = "all",
         calibrate: str | None = None,
         accept: float | None = None,
         max_megapixels: float | None = None,
         device: str = "cpu",
         dtype: str = "float32",
+        classes: str | None = None,
     ) -> None:
         self.backbone, self.method, self.shots, self.seed = backbone, method, shots, seed
         self.settings, self.train, self.template, self.descriptions = settings, train, template, descriptions
-        self.names, self.classes, self.calibrate, self.accept = names, classes, calibrate, accept
+        self.names, self.subset, self.calibrate, self.accept = names, subset, calibrate, accept
+        self.classes = classes
         self.max_megapixels, self.device, self.dtype = max_megapixels, device, dtype
 
     # --- scikit-learn's manners -----------------------------------------------------------------
@@ -162,13 +166,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         else:
             dataset, labels = labelled(list(pictures(X)), targets(y), self.names, held=held)
         if held:
-            _require_validation(subset_classes(dataset, self.classes))
+            _require_validation(subset_classes(dataset, self._subset()))
         backbone = self.backbone
         if not isinstance(backbone, Backbone):
             backbone = load_backbone(backbone, device=self.device, dtype=self.dtype)
         job = plan(
             dataset, backbone, method=self.method, shots=None if self.shots == "all" else self.shots,  # type: ignore[arg-type]
-            seed=self.seed, classes=self.classes, settings=self.settings, train=self.train,
+            seed=self.seed, classes=self._subset(), settings=self.settings, train=self.train,
             template=self.template, descriptions=self.descriptions,
         )  # fmt: skip
         tuned = run(job)
@@ -184,6 +188,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         if len(job.dataset.train) <= trained_images.MOST:
             self._facts[trained_images.KEY] = trained_images.to_record(job.dataset.train)
         return self._adopt(tuned.method, labels, found)
+
+    def _subset(self) -> str:
+        """Which half of the classes, under whichever name it was given."""
+        if self.classes is None:
+            return self.subset
+        warnings.warn("PromptClassifier's classes= is now subset=", DeprecationWarning, stacklevel=4)
+        return self.classes
 
     def _held_out(self) -> bool:
         """Whether validation pictures are needed."""
@@ -349,7 +360,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             return float(np.average(np.array(answers) == np.array(truth), weights=sample_weight))
         self.classifier()
         with limited(self.max_megapixels):
-            data = subset_classes(self._dataset(X, self.method_.trained_classnames), self.classes)
+            data = subset_classes(self._dataset(X, self.method_.trained_classnames), self._subset())
             data, told = candidates(data, self.method_.trained_classnames)
             for line in told:
                 log.warning("%s", line)

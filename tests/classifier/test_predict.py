@@ -88,7 +88,7 @@ def test_pictures_and_names(tiny_backbone: Backbone, photo_folder: Path) -> None
 
 def test_a_data_set_object_and_half_of_its_classes(tiny_backbone: Backbone, photo_folder: Path) -> None:
     data = open_dataset(photo_folder)
-    base = small(tiny_backbone, classes="base", shots="all").fit(data)
+    base = small(tiny_backbone, subset="base", shots="all").fit(data)
     assert list(base.classes_) == ["blue_square", "green square"]
     assert 0 <= base.score(data) <= 1
 
@@ -173,3 +173,14 @@ def test_public_names() -> None:
         assert getattr(anprompt, name) is not None and name in dir(anprompt)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = anprompt.nothing_like_it
+
+
+def test_the_former_name_of_subset_works_with_a_warning(
+    tiny_backbone: Backbone, photo_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(DeprecationWarning, match="classes= is now subset="):
+        former = small(tiny_backbone, classes="base").fit(photo_folder)
+    today = small(tiny_backbone, subset="base").fit(photo_folder)
+    assert list(former.classes_) == list(today.classes_) and len(today.classes_) == 2
+    again = anprompt.load(former.save(tmp_path / "former"), backbone=tiny_backbone)
+    assert again.subset == "base" and again.classes is None

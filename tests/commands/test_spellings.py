@@ -18,6 +18,7 @@ RENAMED = [
     ("calibrate", ["adapter", *DATA], "--precision", "--dtype", "bf16", "precision"),
     ("fit", DATA, "--estimate", "--dry-run", None, "estimate"),
     ("bench", ["few-shot"], "--estimate", "--dry-run", None, "dry_run"),
+    ("data", ["prepare", "dtd"], "--split", "--split-file", "split.json", "split"),
 ]
 
 

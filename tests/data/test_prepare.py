@@ -45,7 +45,7 @@ def test_a_split_of_our_own_is_made_where_the_fields_is_missing(tmp_path, name, 
     source, root = download(tmp_path, name, split=False), tmp_path / "root"
     with pytest.raises(UserError, match=rf"needs {CATALOG[name].split_file}.* DATASETS|DATASETS") as caught:
         prepare(name, source, root)
-    assert "--split FILE" in str(caught.value) and "--make-split SEED" in str(caught.value)
+    assert "--split-file FILE" in str(caught.value) and "--make-split SEED" in str(caught.value)
     assert not root.exists()
     prepare(name, source, root, make_split=7)
     home = root / CATALOG[name].folder
@@ -368,15 +368,26 @@ WRONG = {
     "a text file": (["prepare", "dtd", "--from", "{here}/a.txt", "--root", "{here}"], "is a file"),
     "NUL": (["prepare", "dtd", "--from", "a\0b", "--root", "{here}"], "There is no download"),
     "split missing": (
-        ["prepare", "dtd", "--from", "{here}", "--root", "{here}", "--split", "{here}/x.json"],
+        ["prepare", "dtd", "--from", "{here}", "--root", "{here}", "--split-file", "{here}/x.json"],
         "There is no split file",
     ),
     "split broken": (
-        ["prepare", "dtd", "--from", "{here}", "--root", "{here}/r", "--split", "{here}/a.txt"],
+        ["prepare", "dtd", "--from", "{here}", "--root", "{here}/r", "--split-file", "{here}/a.txt"],
         "not valid JSON",
     ),
     "both splits": (
-        ["prepare", "dtd", "--from", "{here}", "--root", "{here}/r", "--split", "{here}/a.txt", "--make-split", "1"],
+        [
+            "prepare",
+            "dtd",
+            "--from",
+            "{here}",
+            "--root",
+            "{here}/r",
+            "--split-file",
+            "{here}/a.txt",
+            "--make-split",
+            "1",
+        ],
         "not both",
     ),
     "seed no number": (["prepare", "dtd", "--make-split", "x"], "whole number"),

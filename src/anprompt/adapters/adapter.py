@@ -40,7 +40,7 @@ from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.names import is_path
 from anprompt.errors import UserError, choices
 from anprompt.evaluation.calibration_checks import check_calibration
-from anprompt.methods import build_method, methods, preset, preset_names
+from anprompt.methods import create_method, get_preset, list_methods, list_presets
 from anprompt.methods.base import Method, MethodConfig
 from anprompt.utils.files import (
     atomic_write,
@@ -394,17 +394,17 @@ def _check_backbone(folder: Path, recorded: Mapping[str, Any], backbone: Backbon
 
 def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone, elements: int) -> Method:
     # All settings are recorded, so a preset that was renamed since is only a label.
-    name = config["preset"] if config["preset"] in preset_names() else config["method"]
-    if config["method"] not in methods():
-        raise choices(f"method of adapter {str(folder)!r}:", config["method"], sorted(methods()))
-    if preset(name).method != config["method"]:
+    name = config["preset"] if config["preset"] in list_presets() else config["method"]
+    if config["method"] not in list_methods():
+        raise choices(f"method of adapter {str(folder)!r}:", config["method"], list_methods())
+    if get_preset(name).method != config["method"]:
         raise UserError(
-            f"Adapter {str(folder)!r}: its preset {config['preset']!r} is of the method {preset(name).method!r}, but its "
+            f"Adapter {str(folder)!r}: its preset {config['preset']!r} is of the method {get_preset(name).method!r}, but its "
             f"method says {config['method']!r}; it was changed or damaged. Copy it again."
         )
     try:
         with Bounded(elements):
-            method = build_method(
+            method = create_method(
                 name, backbone, config["classnames"], template=config["template"], settings=config["settings"],
                 descriptions=config.get("descriptions"), seed=config["seed"], fresh=False,
             )  # fmt: skip

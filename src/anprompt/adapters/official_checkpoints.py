@@ -22,7 +22,7 @@ from torch import Tensor
 from anprompt.adapters.official_files import check_class_count, check_file, epoch_line
 from anprompt.backbones.base import Backbone
 from anprompt.errors import UserError
-from anprompt.methods import build_method
+from anprompt.methods import create_method
 from anprompt.methods.base import Method
 from anprompt.utils.files import check_readable
 
@@ -308,7 +308,7 @@ def from_state(
         sizes = _sizes(name, values, backbone)
     except (RuntimeError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{path} holds tensors of {name} in shapes that do not go together.") from error
-    method = build_method(
+    method = create_method(
         name, backbone, classnames, template=template, settings={**sizes, **(settings or {})}, fresh=False
     )
     method.preset = name

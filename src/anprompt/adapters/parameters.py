@@ -1,6 +1,6 @@
 """The parameters of a classifier in its adapter's record, so that a reopened one equals the one saved.
 
-    "parameters": {"shots": 4, "train": {"lr": 0.01}, "classes": "base", "names": [[0, "cat"], [1, "dog"]], ...}
+    "parameters": {"shots": 4, "train": {"lr": 0.01}, "subset": "base", "names": [[0, "cat"], [1, "dog"]], ...}
 
 Left out are those that are recorded elsewhere (method, seed) or that belong to the machine (a device that is
 not the CPU). What is read comes from a file of anybody's and is checked like the rest of it.
@@ -18,7 +18,7 @@ from anprompt.errors import UserError
 KEY = "parameters"
 SUBSETS = ("all", "base", "new")
 _TUPLE = "tuple"  # {"tuple": [...]}: JSON has lists alone
-_PLAIN = ("shots", "settings", "train", "template", "classes", "calibrate", "accept", "max_megapixels", "dtype")
+_PLAIN = ("shots", "settings", "train", "template", "subset", "calibrate", "accept", "max_megapixels", "dtype")
 _ANYWHERE = ("cpu", "auto")
 
 
@@ -29,6 +29,7 @@ def to_record(parameters: Mapping[str, Any], descriptions: Mapping[str, Any]) ->
         descriptions: those that the adapter records anyway, by class; equal ones are not written twice.
     """
     kept = {key: _plain(parameters.get(key)) for key in _PLAIN}
+    kept["subset"] = parameters.get("classes") or kept["subset"]  # its name before
     kept["by_name"] = isinstance(parameters["backbone"], str)
     kept["device"] = parameters.get("device") if str(parameters.get("device")) in _ANYWHERE else None
     names, given = parameters.get("names"), parameters.get("descriptions")
@@ -61,11 +62,12 @@ def from_record(value: Any, config: Mapping[str, Any], where: str) -> dict[str, 
         }  # fmt: skip
     if not isinstance(value, Mapping):
         raise _wrong(where, KEY, value)
+    value = {**value, "subset": value.get("subset") or value.get("classes")}  # its name before
     for key, sound in _SOUND.items():
         if not sound(value.get(key)):
             raise _wrong(where, key, value.get(key))
     found = {key: _restored(value.get(key)) for key in _SOUND}
-    found["classes"] = value.get("classes") or "all"
+    found["subset"] = value["subset"] or "all"
     found["device"], found["dtype"] = value.get("device") or "cpu", value.get("dtype") or "float32"
     found["by_name"] = bool(value.get("by_name"))
     if found["names"] is not None:
@@ -140,7 +142,7 @@ _SOUND: dict[str, Callable[[Any], bool]] = {
     "settings": _settings,
     "train": _settings,
     "template": _line,
-    "classes": lambda value: value in (None, *SUBSETS),
+    "subset": lambda value: value in (None, *SUBSETS),
     "calibrate": lambda value: value in (None, "temperature"),
     "accept": _share,
     "max_megapixels": _megapixels,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anprompt.commands._shared.common import add_layout, say_reading
-from anprompt.commands._shared.parser import one_of, whole
+from anprompt.commands._shared.parser import one_of, renamed, whole
 from anprompt.commands._shared.terminal import note_line, print_json, progress, say, table
 from anprompt.errors import UserError, choices
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ACTIONS = ("list", "check", "prepare")
 # Options that mean something to one action only.
-_PREPARE_ONLY = {"source": "--from", "split": "--split", "make_split": "--make-split", "copy": "--copy"}
+_PREPARE_ONLY = {"source": "--from", "split": "--split-file", "make_split": "--make-split", "copy": "--copy"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     group = parser.add_argument_group("prepare")
     group.add_argument("--from", dest="source", metavar="PATH", help="the unpacked download, or a parquet file")
-    group.add_argument("--split", metavar="FILE", help="the field's split file (ImageNet: classnames.txt)")
+    group.add_argument(
+        "--split-file", dest="split", metavar="FILE", help="the field's split file (ImageNet: classnames.txt)"
+    )
+    renamed(parser, "--split", "--split-file")
     group.add_argument(
         "--make-split", type=whole(0), metavar="SEED", help="divide the pictures anew; not the field's split"
     )

@@ -161,7 +161,7 @@ def _train(args: argparse.Namespace, dataset: Dataset, job: Job, bank: FeatureCa
         record["recipe"], record["auto"] = AUTO, choice.evidence
         settings = job.settings.to_dict()
         train = {key: value for key, value in job.train.to_dict().items() if key != "seed"}
-    asked = {"shots": args.shots, "settings": settings or None, "train": train or None, "classes": args.classes,
+    asked = {"shots": args.shots, "settings": settings or None, "train": train or None, "subset": args.classes,
              "template": args.template, "descriptions": job.descriptions or None, "backbone": args.backbone}  # fmt: skip
     record["parameters"] = parameters.to_record(asked, tuned.method.descriptions)
     try:

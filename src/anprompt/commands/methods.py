@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the presets, or show one."""
-    from anprompt.methods import preset_names
+    from anprompt.methods import list_presets
 
-    names = preset_names()
+    names = list_presets()
     if args.preset is not None and args.preset not in names:
         raise choices("method", args.preset, names)
     from anprompt.backbones import load_backbone
@@ -53,11 +53,11 @@ def describe(name: str, backbone: Backbone) -> dict[str, Any]:
         name, method, paper, settings, train (empty where nothing is trained), trained_parameters on the
         backbone (None with `not_counted`, the reason, where it can't be built there), and the preset's file.
     """
-    from anprompt.methods import build_method, method_class, preset
+    from anprompt.methods import create_method, get_method, get_preset
     from anprompt.training.loop import TrainConfig
 
-    recipe = preset(name)
-    cls = method_class(recipe.method)
+    recipe = get_preset(name)
+    cls = get_method(recipe.method)
     entry: dict[str, Any] = {
         "name": name,
         "method": recipe.method,
@@ -68,7 +68,7 @@ def describe(name: str, backbone: Backbone) -> dict[str, Any]:
         "backbone": backbone.id,
     }
     try:
-        built = build_method(name, backbone, _CLASSES, fresh=False)
+        built = create_method(name, backbone, _CLASSES, fresh=False)
         entry["trained_parameters"] = built.trained_parameters()
         entry["counted_for_classes"] = len(_CLASSES) if built.by_class else None  # they grow with the list
     except UserError as error:

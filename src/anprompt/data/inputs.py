@@ -41,7 +41,7 @@ def pictures(X: Any) -> Iterator[Picture]:
     if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
         yield from picture_files(X)
         return
-    alone = (str, bytes, bytearray, memoryview, os.PathLike[str], Image.Image)
+    alone = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
     if (
         isinstance(X, alone)
         or callable(getattr(X, "read", None))

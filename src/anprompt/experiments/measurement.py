@@ -33,7 +33,7 @@ from anprompt.experiments.protocols import Part
 from anprompt.experiments.records import data_hash, spec_hash
 from anprompt.experiments.spec import Event, Observer, RunSpec
 from anprompt.experiments.test_images import DecodedImages
-from anprompt.methods import Classifier, Method, build_method
+from anprompt.methods import Classifier, Method, create_method
 from anprompt.prompting.prompts import ImageState
 from anprompt.training.descriptions import match_descriptions
 from anprompt.utils.files import read_json, write_text
@@ -129,7 +129,7 @@ class Measurement:
         if method.opens or set(map(class_key, self.parts[name].data.classnames)) <= set(method.names_by_key()):
             return method
         if self._plain_clip is None:
-            self._plain_clip = build_method(
+            self._plain_clip = create_method(
                 "zeroshot", method.backbone, method.trained_classnames, template=method.template
             )
         return self._plain_clip

@@ -12,7 +12,7 @@ from anprompt.attacks.threat import ThreatModel
 from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.protocols import protocol
 from anprompt.experiments.records import Record
-from anprompt.methods import preset
+from anprompt.methods import get_preset
 
 Pairs = tuple[tuple[str, Any], ...]
 
@@ -54,7 +54,7 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         usual = protocol(self.protocol).conditions(self.has_descriptions)
-        preset(self.method, self.recipe)
+        get_preset(self.method, self.recipe)
         if usual and not self.conditions:
             object.__setattr__(self, "conditions", usual)
         for condition in self.conditions:

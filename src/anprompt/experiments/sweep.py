@@ -12,7 +12,7 @@ from typing import Any
 from anprompt.errors import UserError
 from anprompt.experiments import Event, ExperimentContext, Observer, Pairs, RunSpec, run_protocol, silent
 from anprompt.experiments.records import Record, dataset_hash, finished, record_name, save_record, spec_hash
-from anprompt.methods import method_class, preset
+from anprompt.methods import get_method, get_preset
 from anprompt.prompting.compute import threads_for
 from anprompt.utils.machine import reset_peak_memory
 from anprompt.utils.storage import scratch
@@ -24,7 +24,7 @@ FINGERPRINT = 2  # which form of `Job.key` an unfinished state has; one of anoth
 
 def is_untrained(method: str) -> bool:
     """Whether a preset has nothing to train, so that seeds and settings change nothing."""
-    return not method_class(preset(method).method).trains
+    return not get_method(get_preset(method).method).trains
 
 
 def plan(

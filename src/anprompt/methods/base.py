@@ -46,7 +46,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
 
     Attributes:
         first_block: number of the first prompted block in both towers; the trunk ends before it.
-        needs: what the method can't do without, of `backbones.base.CAPABILITIES`; `build_method` refuses
+        needs: what the method can't do without, of `backbones.base.CAPABILITIES`; `create_method` refuses
             backbones that lack it.
         reads: what `logits` needs of an image state: the trunk's activations, the frozen features, or both.
         reads_template: whether sentences reach it; learned vectors in place of the template read names alone.

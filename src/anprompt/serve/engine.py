@@ -12,7 +12,7 @@ from torch import Tensor
 from anprompt.data.views import normalised
 from anprompt.errors import UserError
 from anprompt.evaluation.inference import image_states, logits_of
-from anprompt.methods import build_method
+from anprompt.methods import create_method
 from anprompt.methods.base import Head, Method, Parts
 from anprompt.methods.classifier import Classifier
 from anprompt.prompting.compute import threads_for
@@ -58,7 +58,7 @@ class Engine:
 
     def __init__(self, method: Method, lists: int = 64, kept_bytes: int = KEPT_BYTES, pinned: Names = ()) -> None:
         self.method, self.backbone, self.pinned = method, method.backbone, pinned
-        self.plain = build_method("zeroshot", self.backbone, ("thing",), template=method.template)
+        self.plain = create_method("zeroshot", self.backbone, ("thing",), template=method.template)
         self._ready: ByteCache[tuple[Names, bool], Classifier] = ByteCache(kept_bytes, lists)
 
     def encode(self, lists: Sequence[tuple[Names, bool]]) -> list[bool | Exception]:

@@ -104,7 +104,7 @@ def open_method(args: argparse.Namespace, classnames: Sequence[str] | None, temp
     from anprompt.adapters.adapter import load_adapter, read_config
     from anprompt.backbones import load_backbone
     from anprompt.data.label_names import warn_of_codes
-    from anprompt.methods import build_method, check_template
+    from anprompt.methods import check_template, create_method
 
     dtype = PRECISIONS[args.precision or "fp32"]
     if args.template is not None:
@@ -115,7 +115,7 @@ def open_method(args: argparse.Namespace, classnames: Sequence[str] | None, temp
         warn_of_codes(classnames, args.template or template or "a photo of a {}.")
         backbone = load_backbone(args.backbone or "embedded", device=args.device, dtype=dtype)
         sentence = args.template or template or "a photo of a {}."
-        return build_method(ZEROSHOT, backbone, classnames, template=sentence)
+        return create_method(ZEROSHOT, backbone, classnames, template=sentence)
     read_config(args.adapter)  # a slip in the folder's name shows before a backbone is loaded
     given = load_backbone(args.backbone, device=args.device, dtype=dtype) if args.backbone else None
     method = load_adapter(args.adapter, backbone=given, device=args.device, dtype=dtype)

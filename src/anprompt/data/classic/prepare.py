@@ -111,7 +111,7 @@ def _no_listing(row: CatalogRow) -> UserError:
         other = ""
     return UserError(
         f"{row.name} needs {row.split_file}, and it is not beside the download. It is linked in {SPLITS_SOURCE}; "
-        f"download it and give it with --split FILE.{other}"
+        f"download it and give it with --split-file FILE.{other}"
     )
 
 
