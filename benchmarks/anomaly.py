@@ -30,24 +30,24 @@ ABLATIONS = {
 }  # fmt: skip
 
 
-def specifications(part: str, names: list[str], root: str, methods: list[str]) -> list[AnomalySpec]:
+def specifications(part: str, names: list[str], root: str, methods: list[str], seeds: list[int]) -> list[AnomalySpec]:
     """The runs of a part."""
     specs: list[AnomalySpec] = []
     for name in names:
         if part == "main":
-            specs += plan([name], methods, shots=(0, *SHOTS), seeds=SEEDS, tiles=DATA[name], root=root)
+            specs += plan([name], methods, shots=(0, *SHOTS), seeds=seeds, tiles=DATA[name], root=root)
             continue
         for settings in ABLATIONS.values():
             specs += plan(
                 [name],
                 ["apt"],
                 shots=[ABLATED_AT],
-                seeds=SEEDS,
+                seeds=seeds,
                 tiles=DATA[name],
                 root=root,
                 overrides={"apt": settings},
             )
-        specs += plan([name], ["apt"], shots=[ABLATED_AT], seeds=SEEDS, tiles=1, root=root)
+        specs += plan([name], ["apt"], shots=[ABLATED_AT], seeds=seeds, tiles=1, root=root)
     return specs
 
 
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument(
         "--looks", type=Path, help="folder that keeps what was seen of test images, for an interrupted sweep"
     )
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--methods", default=",".join(METHODS))
     args = parser.parse_args()
     started = time.monotonic()
@@ -84,7 +85,9 @@ def main() -> None:
 
     for name in args.data.split(","):
         run_all(
-            specifications(args.part, [name], args.root, args.methods.split(",")),
+            specifications(
+                args.part, [name], args.root, args.methods.split(","), list(map(int, args.seeds.split(",")))
+            ),
             args.runs,
             looks=args.looks,
             told=told,

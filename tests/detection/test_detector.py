@@ -24,7 +24,11 @@ from anprompt.detection.detector import Answer, NotFitted
 from anprompt.detection.layouts import open_category
 from anprompt.errors import UserError
 
-QUICK: dict[str, dict[str, Any]] = {"apt": {"anomalies": 4, "steps": 3}}
+QUICK: dict[str, dict[str, Any]] = {
+    "apt": {"anomalies": 4, "steps": 3},
+    "promptad": {"steps": 2},
+    "anomalyclip": {"images": 4, "steps": 2, "tiles": 1},
+}
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ def desk(
     for module in (tuning, predict):
         monkeypatch.setattr(module, "plan", plan)
     monkeypatch.setattr("anprompt.experiments.context.load_backbone", load)
+    monkeypatch.setattr("anprompt.detection.detector.load_backbone", load)
     monkeypatch.setattr(
         "anprompt.experiments.runners.local.default_jobs", lambda *_: 1
     )  # one process: the model is not on disk
@@ -87,6 +88,7 @@ def test_the_page_works_as_printed(page: str, desk: Path, capsys: pytest.Capture
         "noise-check.md": ("clean 0.", "changed answers", "zeroshot"),
         "new-classes.md": ("unseen trained", "ocelot", "temperature", "Calibration("),
         "under-attack.md": ("accuracy left", "most fragile classes", "as they are"),
+        "find-defects.md": ("learned from 8 normal images", "from 12 normal images", "map (96, 96)", "mousebite"),
         "old-checkpoints.md": ("adapter old: coop", "puma", "coop 96"),
     }[page]
     for words in expected:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anprompt.commands._shared.parser import whole
+from anprompt.commands._shared.parser import one_of, whole
 from anprompt.commands._shared.terminal import console, print_json, say
 from anprompt.commands.bench import words
 from anprompt.commands.fit import check_out
@@ -30,6 +30,7 @@ from anprompt.utils.locks import hold
 if TYPE_CHECKING:
     from anprompt.experiments import RunSpec
 
+KINDS = ("classify", "detect")
 METHODS = ("zeroshot", "anprompt")
 SETS = ("food", "animals", "transport")
 CONDITIONS = ("image:gaussian_noise:3", "image:motion_blur:3", "image:fog:3", "text:typo:2")
@@ -39,6 +40,10 @@ PICTURES = 6  # in the one picture beside the report
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `anprompt demo`."""
+    parser.add_argument(
+        "kind", nargs="?", type=one_of("demo", KINDS), default=KINDS[0], metavar="|".join(KINDS),
+        help="classify: name pictures (default); detect: find defects on circuit boards, from a few normal crops",
+    )  # fmt: skip
     parser.add_argument("--sets", default=",".join(SETS), help="embedded data sets (default: %(default)s)")
     parser.add_argument("--out", default="demo-report", help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=whole(0), default=1, help="default: %(default)s")
@@ -51,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, compare, write the report; what an earlier call finished is taken from its records."""
+    if args.kind == "detect":
+        from anprompt.commands.detect_bench import run_demo
+
+        return run_demo(args)
     from anprompt.experiments.runners.local import default_jobs, run_parallel
 
     started = time.monotonic()

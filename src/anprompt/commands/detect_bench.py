@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anprompt.experiments.schema import ExtendedRecord
 
 REPORT = "anomaly.html"
+NEXT = "anprompt detect fit --data parts/ --shots 8 --out detector/"
 
 
 def run_bench(args: argparse.Namespace) -> int:
@@ -48,6 +49,23 @@ def run_bench(args: argparse.Namespace) -> int:
     console().print(to_terminal(sheets[0]))
     say(f"Records, tables and page: {runs}/ ({', '.join(Path(path).name for path in files)})")
     return 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """`anprompt demo detect`: the embedded boards, a few normal crops, three methods and the page of their answers."""
+    shots = min(args.shots, 4) if args.quick else args.shots
+    methods = "clip,patchcore" if args.quick else "clip,patchcore,apt"
+    say(
+        f"{methods} on embedded:boards, crops of circuit boards: {shots} normal ones to learn from, none with a defect."
+    )
+    words = {
+        "data": "embedded:boards", "category": None, "methods": methods, "shots": str(shots), "seeds": str(args.seed),
+        "tiles": "1" if args.quick else None, "runs": args.out, "settings": [], "backbone": None, "device": "cpu",
+    }  # fmt: skip
+    code = run_bench(argparse.Namespace(**{**vars(args), **words}))
+    if not args.json:
+        say(f"Then with images of your own: {NEXT}")
+    return code
 
 
 def _watched(args: argparse.Namespace, count: int):  # type: ignore[no-untyped-def]

@@ -15,6 +15,8 @@ __all__ = ["DETECTION_METHODS", "detection_method"]
 DETECTION_METHODS: dict[str, str] = {
     "clip": "anprompt.detection.clip:TwoSentences",
     "winclip": "anprompt.detection.winclip:WinClip",
+    "anomalyclip": "anprompt.detection.anomalyclip:AnomalyClip",
+    "promptad": "anprompt.detection.promptad:PromptAd",
     "patchcore": "anprompt.detection.patchcore:PatchCore",
     "apt": "anprompt.detection.apt:Apt",
 }

@@ -64,7 +64,7 @@ class AptConfig(MethodConfig):
     depths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     locality: int = 1
     local_from: float = 0.5
-    anomalies: int = 64
+    anomalies: int = 32
     families: tuple[str, ...] = tuple(FAMILIES)
     guidance: str = "project"
     guidance_weight: float = 1.0
@@ -74,7 +74,7 @@ class AptConfig(MethodConfig):
     bank_depths: tuple[float, ...] = (0.5, 0.75)
     bank_weight: float = 0.6
     centre: bool = False
-    steps: int = 100
+    steps: int = 80
     lr: float = 0.02
     batch: int = 16
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "demo": ("anprompt demo", "anprompt demo --sets food,sky --quick --out look/"),
+    "demo": ("anprompt demo", "anprompt demo --sets food,sky --quick --out look/", "anprompt demo detect"),
     "fit": (
         "anprompt fit --data my_photos/ --shots 16 --out adapter/",
         "anprompt fit --data my_photos/ --backbone openai/clip-vit-base-patch16 --method maple --out maple/",
