@@ -59,16 +59,18 @@ def _list(args: argparse.Namespace) -> int:
 
     from anprompt.data.classic.catalog import CATALOG
     from anprompt.data.embedded import EMBEDDED_SETS
+    from anprompt.data.embedded_defects import NAME as DEFECTS
 
     if args.names:
         raise UserError("'data list' takes no names; to look at one, use 'data check NAME --root DIR'.")
     if args.json:
-        rows = [{"name": f"embedded:{name}"} for name in EMBEDDED_SETS]
+        rows = [{"name": f"embedded:{name}"} for name in (*EMBEDDED_SETS, DEFECTS)]
         print_json(rows + [{**asdict(row), "name": f"coop:{row.name}"} for row in CATALOG.values()])
         return 0
     lines: list[tuple[object, ...]] = [
         (f"embedded:{name}", "", "", "", "", "CC BY 4.0, MIT", "comes with the package") for name in EMBEDDED_SETS
     ]
+    lines.append((f"embedded:{DEFECTS}", "", "", "", "", "MIT", "comes with the package"))
     for row in CATALOG.values():
         c = row.counts
         lines.append((f"coop:{row.name}", c.classes, c.train, c.val, c.test, row.licence, row.source))

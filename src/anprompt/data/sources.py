@@ -83,11 +83,15 @@ def _file(path: Path, least_classes: int) -> Dataset:
 
 def _embedded(name: str) -> Dataset:
     from anprompt.data.embedded import EMBEDDED_SETS, embedded_dataset  # reads its index only when asked for
+    from anprompt.data.embedded_defects import NAME as DEFECTS
+    from anprompt.data.embedded_defects import defects_dataset
 
     if not name:
-        raise _which("embedded", "embedded:food", EMBEDDED_SETS)
+        raise _which("embedded", "embedded:food", (*EMBEDDED_SETS, DEFECTS))
+    if name == DEFECTS:
+        return defects_dataset()
     if name not in EMBEDDED_SETS:
-        raise choices("embedded data set", name, EMBEDDED_SETS)
+        raise choices("embedded data set", name, (*EMBEDDED_SETS, DEFECTS))
     return embedded_dataset(name)
 
 

@@ -230,7 +230,7 @@ def any_number_of_classes(case: MethodCase) -> None:
         names = [f"c {number}" for number in range(count)]
         trainable = count < 1000 or small or case.cls.from_features
         method = case.build(names) if trainable else case.build()
-        if case.cls.from_features and (count < 1000 or small):
+        if case.cls.from_features and count < 1000:
             require(all(map(math.isfinite, learn(method, images=1).values())), f"{count} classes: not finite")
         elif by_steps(case.cls) and trainable:
             loss = total_loss(method, count=1)
