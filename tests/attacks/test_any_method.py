@@ -13,6 +13,7 @@ from anprompt.attacks.run import attack
 from anprompt.backbones import Backbone
 from anprompt.errors import UserError
 from anprompt.methods import Classifier, create_method, list_methods
+from tests.plugins import blocks
 
 NAMES = ["cat", "dog", "boat"]
 
@@ -52,6 +53,13 @@ def test_states_stay_constants_where_pixels_ask_for_no_gradient(tiny_backbone: B
         assert method.image_state(wanted).trunk.requires_grad
         with torch.no_grad():
             assert not method.image_state(wanted).trunk.requires_grad
+
+
+def test_the_page_is_true_of_its_own_use(capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks("adversarial.md", "python")[0].replace("[:16]", "[:4]").replace("steps=10", "steps=2")
+    exec(compile(code, "docs/adversarial.md", "exec"), {})
+    before, after, stuck = map(float, capsys.readouterr().out.split())
+    assert 0 <= after <= before <= 1 and stuck == 0.0
 
 
 def test_half_precision_is_refused_in_one_line(tiny_backbone: Backbone) -> None:

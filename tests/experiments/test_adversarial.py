@@ -88,6 +88,15 @@ def test_an_interrupted_run_goes_on_from_its_batches(record: dict[str, Any], tmp
             )
 
 
+def test_a_dry_run_counts_the_attacks() -> None:
+    from anprompt.experiments.estimate import looks
+
+    assert looks((), 16) == 1 and looks((), 16, ("pgd-ce:linf:1/255:100x2",)) == 401
+    assert looks((), 3, ("apgd-t:linf:1/255:10x1", "square:linf:1/255:10x1")) == 1 + 40 + 500
+    names = [str(ThreatModel(name)) for name in ("autoattack", "apgd-ce", "apgd-t", "fab-t", "square")]
+    assert looks((), 16, names[:1]) == looks((), 16, names[1:])
+
+
 def test_smaller_sizes_come_first() -> None:
     assert [str(threat) for threat in in_order(ATTACKS)] == [ATTACKS[1], ATTACKS[2], ATTACKS[0]]
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anprompt.attacks.threat import QUERIES_A_STEP, ThreatModel, check_library
+from anprompt.attacks.threat import MOST_TARGETS, QUERIES_A_STEP, ThreatModel, check_library
 
-MOST_TARGETS = 9  # classes that the targeted attacks of AutoAttack's standard version try
 _NORMS = {"linf": "Linf", "l2": "L2"}
 
 log = logging.getLogger("anprompt.attacks.library")

@@ -33,6 +33,7 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
     "square": ("library", "margin", "class list and the probabilities of every answer; no gradients"),
     "autoattack": ("library", "apgd-ce, apgd-t, fab-t, square in turn", KNOWS_ALL),
 }
+MOST_TARGETS = 9  # classes that the targeted attacks of AutoAttack's standard version try
 QUERIES_A_STEP = 50  # Square's queries for each step of the others: 100 steps are its usual 5,000 queries
 MOST_STEPS, MOST_RESTARTS = 10_000, 100
 
@@ -152,6 +153,14 @@ class ThreatModel:
     def step(self) -> float:
         """The step that is made: `step_size`, or the rule where that is 0."""
         return self.step_size or min(self.eps, max(self.eps / 4, 2.5 * self.eps / self.steps))
+
+    def passes(self, classes: int) -> int:
+        """How many forward passes an image that withstands it costs; a pass back to the pixels costs as much as one."""
+        targets = min(MOST_TARGETS, max(1, classes - 1))
+        steps = self.steps * self.restarts
+        of = {"apgd-t": 2 * steps * targets, "fab-t": 4 * steps * targets, "square": QUERIES_A_STEP * steps}
+        of["autoattack"] = 2 * steps + sum(of.values())
+        return of.get(self.attack, 2 * steps)
 
     def check_classes(self, count: int) -> None:
         """`UserError` where the attack is not defined for so few classes."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anprompt.attacks.threat import ThreatModel
 from anprompt.errors import UserError
 from anprompt.evaluation.conditions import Condition
 from anprompt.evaluation.evaluate import evaluate
@@ -75,15 +76,19 @@ def estimate(specs: Sequence[RunSpec], runs: str | Path, context: ExperimentCont
 def seconds(spec: RunSpec, pace: Pace, context: ExperimentContext) -> float:
     """Time of one run: its training steps, and its test pictures once for each time they are looked at."""
     tested, classes = _tested(spec, context)
-    pictures = tested * looks(spec.conditions, classes)
+    pictures = tested * looks(spec.conditions, classes, spec.attacks)
     return _steps(spec, context) * pace.step_s + pictures * pace.picture_s
 
 
-def looks(conditions: Sequence[str], classes: int) -> int:
-    """How often the test pictures pass: clean, under each picture noise, and for the words all at once."""
+def looks(conditions: Sequence[str], classes: int, attacks: Sequence[str] = ()) -> int:
+    """How often the test pictures pass: clean, under each picture noise, for the words all at once, and in attacks.
+
+    Attacks leave lost images alone, so what they take is at most that.
+    """
     parsed = [Condition.parse(text) for text in conditions]
     words = sum(condition.kind != "image" for condition in parsed)
-    return 1 + len(parsed) - words + -(-words * classes // MOST_CLASSES)
+    attacked = sum(ThreatModel.parse(text).passes(classes) for text in attacks)
+    return 1 + len(parsed) - words + -(-words * classes // MOST_CLASSES) + attacked
 
 
 # --- from records ---------------------------------------------------------------------------------
@@ -118,7 +123,9 @@ def _looked(record: Record) -> int:
     entries = [v for k, v in metrics.items() if k in ("base", "new", "all", "source")]
     entries += list(metrics.get("targets", {}).values())
     classes = max(len(entry["per_class"]) for entry in entries)
-    return sum(entry["pictures"] for entry in entries) * looks(record["spec"]["conditions"], classes)
+    return sum(entry["pictures"] for entry in entries) * looks(
+        record["spec"]["conditions"], classes, record["spec"].get("attacks", ())
+    )
 
 
 # --- measured here --------------------------------------------------------------------------------
