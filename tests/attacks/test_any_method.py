@@ -44,6 +44,21 @@ def test_gradients_reach_the_pixels_through_what_answers(name: str, tiny_backbon
     assert bool((found.nearness > before).all()) and not any(p.requires_grad for p in tiny_backbone.parameters())
 
 
+@pytest.mark.parametrize("name", ["anprompt", "coop"])
+def test_the_visual_head_of_trained_classes_is_attacked_too(name: str, tiny_backbone: Backbone) -> None:
+    method = create_method(name, tiny_backbone, NAMES)
+    for value in method.add_visual_head().parameters():
+        value.data.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(4)))
+    for value in method.visual_head.buffers():
+        value.data.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(5)))
+    classifier, images = Classifier(method), pixels(tiny_backbone)
+    model = PixelModel(classifier)
+    answers = classifier.logits((images - model.mean) / model.std)
+    assert torch.allclose(model(images), answers, atol=1e-3)
+    method.visual_head = None
+    assert not torch.allclose(Classifier(method).logits((images - model.mean) / model.std), answers, atol=1e-3)
+
+
 def test_states_stay_constants_where_pixels_ask_for_no_gradient(tiny_backbone: Backbone) -> None:
     for name in ("anprompt", "ivlp"):
         method = create_method(name, tiny_backbone, NAMES)

@@ -55,7 +55,7 @@ def _entry_problems(entry: Mapping[str, Any]) -> list[str]:
         return [*found, f"unknown protocol {entry.get('protocol')!r}"]
     names = PROTOCOLS[entry["protocol"]].figures
     measured, reported = entry.get("measured"), entry.get("reported", [])
-    if not reported and not measured and not entry.get("reason"):
+    if not reported and not measured:
         found.append("neither reported nor measured")
     for claim in reported:
         if not claim.get("source"):
