@@ -404,6 +404,19 @@ STREAMS = {  # what the shell does: the exit code, and whether there is a line o
 }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["fit", "--data", "x", "--out", " "], ["bench", "few-shot", "--runs", ""], ["report", ""], ["report", "x", "--html", ""],
+     ["export", "zeroshot", "--classes", "a,b", "--out", ""], ["demo", "--out", ""], ["convert", "x", "--out", ""]],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_empty_name_is_not_the_current_folder(words, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert "is empty" in err and len(err.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 @pytest.mark.parametrize("words", STREAMS)
 def test_streams_that_are_full_closed_or_gone(words: str) -> None:
@@ -421,6 +434,8 @@ def test_streams_that_are_full_closed_or_gone(words: str) -> None:
         ("--shots", "99999999999"), ("--shots", "-1"), ("--epochs", "1e308"), ("--epochs", "1000000000"),
         ("--set", "draws=1000000000"), ("--set", "token_width=99999999"), ("--set", "epochs=99999999"),
         ("--set", "lr=1e999"), ("--lr", "nan"), ("--seed", "9" * 5000), ("--batch-size", "9" * 20), ("--bank-gb", "-1"),
+        ("--bank-gb", "1e308"), ("--lr", "1e308"), ("--set", "lr=1e10"), ("--max-megapixels", "1e308"), ("--bank", ""),
+        ("--tensorboard", " "), ("--root", ""), ("--names", ""), ("--descriptions", ""), ("--bank", "/dev/full"),
     ],
     ids=lambda option: " ".join(option)[:30],
 )  # fmt: skip

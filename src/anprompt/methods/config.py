@@ -50,6 +50,7 @@ class MethodConfig:
 
 # Counts (epochs, tokens, widths) beyond this only fill memory or never end; seeds and batches may be any number.
 LARGEST_COUNT = 1_000_000
+LARGEST_FLOAT = 1e9  # rates, weights, scales; beyond, sums in single precision are infinite
 LARGEST = {"draws": 10_000, "seed": 2**63, "view_seed": 2**63, "batch_size": 2**31}
 
 
@@ -62,6 +63,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         )
     if isinstance(default, tuple) and isinstance(value, (list, tuple)):
         return tuple(_typed(key, entry, default[0] if default else "") for entry in value)
+    if isinstance(default, float) and isinstance(value, (int, float)) and abs(value) > LARGEST_FLOAT:
+        raise UserError(f"Setting {key!r} must be at most {LARGEST_FLOAT:,.0f}, not {str(value)[:40]}.")
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
     if isinstance(default, float) and isinstance(value, str) and "/" in value:

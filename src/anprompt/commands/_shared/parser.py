@@ -20,6 +20,9 @@ class Examples(argparse.HelpFormatter):
         return super()._fill_text(text, width, indent)
 
 
+PLACES = ("bank", "descriptions", "out", "root", "runs", "tensorboard")  # options that name folders or files
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `UserError` instead of printing usage and leaving."""
 
@@ -46,6 +49,13 @@ class Parser(argparse.ArgumentParser):
         if extra:
             self.error(f"unexpected argument {extra[0]!r}")
         return found
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Like argparse's; an empty name (of a variable that is not set) would mean the current folder."""
+        place = action.dest in PLACES or any(word in str(action.metavar) for word in ("DIR", "FILE", "PATH"))
+        if place and isinstance(arg_string, str) and not arg_string.strip():
+            raise argparse.ArgumentError(action, "is empty; give a name (a single '.' is the current folder)")
+        return super()._get_value(action, arg_string)
 
     def _new_spellings(self, words: list[str]) -> list[str]:
         """The words with today's option names; one line on stderr for each old one."""
@@ -160,7 +170,7 @@ def add_bank(parser: argparse.ArgumentParser, purpose: str) -> None:
         help=f"keep what the frozen encoder makes of the training views in this folder, {purpose}",
     )  # fmt: skip
     parser.add_argument(
-        "--bank-gb", type=positive, default=10.0, metavar="N", help="disk space of the bank (default: 10)"
+        "--bank-gb", type=up_to(1e6), default=10.0, metavar="N", help="disk space of the bank (default: 10)"
     )
 
 
