@@ -1,4 +1,4 @@
-"""An answer to look at: the image, with the true defect's outline in white and the found one's in red, and its heat map."""
+"""An answer to look at: the image, with the true defect's outline in green and the found one's in red, and its heat map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image, ImageDraw, ImageFont
 
-WHITE, RED, INK = (255, 255, 255), (226, 36, 36), (29, 35, 48)
+GREEN, RED, INK, PAPER = (22, 163, 74), (226, 36, 36), (29, 35, 48), (255, 255, 255)
 _COLOURS = np.array([[20, 24, 70], [30, 100, 180], [70, 190, 160], [250, 220, 90], [230, 90, 40], [150, 10, 20]], float)
 GAP, LINE, LARGEST = 6, 20, 640
 
@@ -53,10 +53,10 @@ def overlay(
         truth = None if truth is None else np.asarray(Image.fromarray(truth).resize(size, Image.Resampling.NEAREST))
     pixels = np.asarray(image.convert("RGB"))
     drawn = outlined(pixels, found > contour, RED)
-    drawn = drawn if truth is None else outlined(drawn, truth, WHITE)
+    drawn = drawn if truth is None else outlined(drawn, truth, GREEN)
     warm = np.rint(0.45 * pixels + 0.55 * heat(found, floor, contour)).astype(np.uint8)
     top = LINE if title else 0
-    sheet = Image.new("RGB", (2 * image.width + GAP, image.height + top), WHITE)
+    sheet = Image.new("RGB", (2 * image.width + GAP, image.height + top), PAPER)
     sheet.paste(Image.fromarray(drawn), (0, top))
     sheet.paste(Image.fromarray(warm), (image.width + GAP, top))
     if title:
@@ -69,7 +69,7 @@ def gallery(sheets: Sequence[Image.Image], columns: int = 3, width: int = 420) -
     sized = [sheet.resize((width, round(sheet.height * width / sheet.width))) for sheet in sheets]
     rows = [sized[start : start + columns] for start in range(0, len(sized), columns)]
     heights = [max(one.height for one in row) + 2 * GAP for row in rows]
-    page = Image.new("RGB", (columns * (width + 2 * GAP), sum(heights)), WHITE)
+    page = Image.new("RGB", (columns * (width + 2 * GAP), sum(heights)), PAPER)
     for number, row in enumerate(rows):
         for place, one in enumerate(row):
             page.paste(one, (place * (width + 2 * GAP) + GAP, sum(heights[:number]) + GAP))
