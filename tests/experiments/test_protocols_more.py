@@ -54,7 +54,7 @@ def context(tiny_backbone) -> ExperimentContext:
 def add(context: ExperimentContext, name: str, photo_folder: Path, **changes: object) -> Dataset:
     """A variant of the photo folder that the lab opens under a name."""
     data = dataclasses.replace(open_dataset(photo_folder), name=name, **changes)
-    context._datasets[name, None] = data
+    context._datasets[name, None, ""] = data
     return data
 
 
@@ -131,7 +131,7 @@ def test_a_domain_may_have_some_of_the_classes_and_no_others(
     spec: RunSpec, context: ExperimentContext, photo_folder: Path
 ) -> None:
     add(context, "half", photo_folder)
-    context._datasets["half", None] = subset_classes(context._datasets["half", None], "new")
+    context._datasets["half", None, ""] = subset_classes(context._datasets["half", None, ""], "new")
     metrics = run(spec, context, protocol="domains", targets=("half",))["metrics"]
     assert list(metrics["targets"]["half"]["per_class"]) == ["red_square", "yellow square"]
     add(context, "other", photo_folder, classnames=("red square", "gren square", "x", "y"))

@@ -311,7 +311,7 @@ def test_default_recipes_keep_their_old_keys() -> None:
 def test_every_setting_of_the_recipe_is_documented_with_its_default() -> None:
     entries = dict(re.findall(r"^        (\w+): (.*?)(?=^        \w+: |\Z)", TrainConfig.__doc__ or "", re.M | re.S))
     for entry in dataclasses.fields(TrainConfig):
-        default = {"True": "true", "False": "false"}.get(str(entry.default), entry.default)
+        default = {"True": "true", "False": "false", "()": "empty"}.get(str(entry.default), entry.default)
         words = f'"{default}"' if entry.type == "str" else str(default)
         said = re.search(r"Default (.+)\.\s*$", entries.get(entry.name, ""))
         assert said, f"{entry.name} has no 'Default ...' in TrainConfig's docstring"

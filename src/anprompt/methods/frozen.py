@@ -19,7 +19,6 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from anprompt.methods.base import ROWS, ConfigT, Head, Method, Parts, TextState
@@ -126,6 +125,8 @@ def folds(labels: Tensor, seed: int, most: int = FOLDS) -> list[tuple[Tensor, Te
     count = min(most, int(counts[counts > 0].min()))
     if count < 2:
         return []
+    from sklearn.model_selection import StratifiedKFold  # late: who uses an adapter does not wait for it
+
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed % 2**32)
     images = np.zeros(len(labels))
     return [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in splitter.split(images, labels.cpu().numpy())]

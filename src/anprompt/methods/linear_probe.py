@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from anprompt.errors import UserError
@@ -89,6 +88,8 @@ class LinearProbe(FrozenFeatureMethod[LinearProbeConfig]):
 
     def solve(self, shots: Shots, value: float) -> tuple[Tensor, Tensor]:
         """W [C, E] and b [C] for a penalty, by scikit-learn."""
+        from sklearn.linear_model import LogisticRegression  # late: who uses an adapter does not wait for it
+
         rows, labels = shots.rows
         weight = torch.zeros(len(self.trained_classnames), rows.shape[1])
         bias = torch.zeros(len(weight))

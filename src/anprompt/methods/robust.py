@@ -11,7 +11,6 @@ predictions from the model that is being tuned. MMRL has the same settings as a 
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ from anprompt.methods.base import Method, MethodConfig
 from anprompt.methods.losses import consistency_kl, cosine_alignment
 from anprompt.methods.words import EVERYDAY_WORDS
 from anprompt.noise import text as text_noise
-from anprompt.noise.seeds import stable_seed
+from anprompt.noise.seeds import drawn
 from anprompt.noise.text import noisy_sentences
 from anprompt.prompting.prompts import ClassState, class_state
 from anprompt.utils.byte_cache import ByteCache
@@ -113,8 +112,7 @@ class Perturbed:
     def anchors(self, step: int) -> tuple[ClassState, Tensor]:
         """Sentences about everyday words, every other one noisy, and the frozen features of the clean ones [n, E]."""
         turn = step % ANCHOR_LISTS
-        rng = random.Random(stable_seed(self.method.seed, "anchors", turn))
-        words = rng.sample(EVERYDAY_WORDS, self.config.anchor_words)
+        words = drawn(EVERYDAY_WORDS, self.config.anchor_words, self.method.seed, "anchors", turn)
         clean = [self.method.template.format(word) for word in words]
         mixed = [
             self._noisy(word)[turn % self.config.live_draws] if i % 2 else clean[i] for i, word in enumerate(words)
