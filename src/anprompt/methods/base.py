@@ -227,7 +227,10 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         return head
 
     def logits_and_embedding(self, vision: ImageState, text: TextState) -> tuple[Tensor, Tensor]:
-        """Logits [B, C] of the trained head, and `embedding` [B, E]; methods with both at hand make one pass of it."""
+        """Logits [B, C] of the trained head on the images of `vision` and the classes of `text`, and `embedding` [B, E].
+
+        Methods with both at hand make one pass of it.
+        """
         return self.logits(vision, text, "trained"), self.embedding(vision)
 
     def answer(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
