@@ -53,7 +53,8 @@ class Parser(argparse.ArgumentParser):
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """Like argparse's; an empty name (of a variable that is not set) would mean the current folder."""
         place = action.dest in PLACES or any(word in str(action.metavar) for word in ("DIR", "FILE", "PATH"))
-        if place and isinstance(arg_string, str) and not arg_string.strip():
+        given = arg_string != action.default  # argparse reads defaults that are text in the same way
+        if place and given and isinstance(arg_string, str) and not arg_string.strip():
             raise argparse.ArgumentError(action, "is empty; give a name (a single '.' is the current folder)")
         return super()._get_value(action, arg_string)
 
