@@ -6,14 +6,17 @@ import multiprocessing
 import os
 import shutil
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from anprompt.data import identity
+from anprompt.data import assemble, identity
 from anprompt.data.identity import contents
+from anprompt.data.image_limits import limited
 from anprompt.data.sources import open_dataset
+from anprompt.errors import UserError
 from anprompt.evaluation.conditions import Condition
 from anprompt.experiments.records import data_hash, dataset_hash
 from anprompt.training.job import plan
@@ -165,6 +168,25 @@ def test_a_cache_that_cannot_be_used_is_no_error(tmp_path, cache, place, monkeyp
         holder = sqlite3.connect(cache / "images-2.sqlite", isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
     assert contents(paths) == right
+
+
+def test_files_that_were_decoded_before_are_not_opened_to_be_listed(tmp_path, cache, monkeypatch):
+    root = folder_of(tmp_path / "photos")
+    first = open_dataset(str(root))
+    time.sleep(0.2)  # files of the last moment are not believed
+    first = open_dataset(str(root))
+    opened: list[str] = []
+    real = assemble.check_picture
+    monkeypatch.setattr(assemble, "check_picture", lambda path: opened.append(str(path)) or real(path))
+    identity._memory.clear()
+    again = open_dataset(str(root))
+    assert opened == [] and again.train == first.train and again.test == first.test
+    (root / "cat/003.png").write_bytes((root / "cat/003.png").read_bytes()[:200])
+    changed = open_dataset(str(root))
+    assert opened == [str(root / "cat/003.png")]
+    assert len(changed.skipped) == 1 and "003.png" in changed.skipped[0]
+    with limited(0.0001), pytest.raises(UserError, match="max-megapixels"):
+        open_dataset(str(root))
 
 
 def test_what_is_no_file_is_known_by_its_key(tmp_path):

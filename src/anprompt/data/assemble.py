@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anprompt.data.copies import copy_warnings, learn
 from anprompt.data.division import complete_parts
+from anprompt.data.identity import sound
 from anprompt.data.images import check_picture, read_item, shown
 from anprompt.data.names import check_classnames, class_key
 from anprompt.data.reading import PARTS, Reading, given_parts, lacking_classes
@@ -66,8 +67,10 @@ def assemble(
     told, out = list(decisions), list(left_out)
     name_of = _one_name_each(classnames, told)
     usable: dict[str, list[LabelledFile]] = {name: [] for name in name_of.values()}
+    files = list(files)
+    seen = sound([file.path for file in files])
     for file in files:
-        reason = check_picture(file.path)
+        reason = None if file.path in seen else check_picture(file.path)
         if reason is None:
             usable[name_of[file.classname]].append(file)
         else:

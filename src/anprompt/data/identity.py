@@ -22,6 +22,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from anprompt.data.image_files import Unusable
+from anprompt.data.image_limits import check_size, pixel_limit
 from anprompt.data.images import decode_picture
 from anprompt.data.types import Item
 from anprompt.utils.files import cache_folder, file_hash
@@ -89,16 +91,41 @@ def look_up(paths: Sequence[str], *, small: bool = False) -> list[Known | None]:
         read = _read_all([path for path in missing if path not in cached], small)
         _keep(read, marks)
         found |= cached | read
-        if len(_memory) > _REMEMBERED:
-            _memory.clear()
-        settled = ((path, known) for path, known in (cached | read).items() if _settled(marks[path]))
-        _memory.update((_place(path), (marks[path], known)) for path, known in settled)
+        _remember(cached | read, marks)
     return [found.get(path) for path in paths]
+
+
+def sound(paths: Sequence[str]) -> set[str]:
+    """Those of the files that were decoded whole before, have not changed since, and are not too large now.
+
+    They need not be opened to be listed; nothing is read here.
+    """
+    marks = {path: mark for path in dict.fromkeys(paths) if (mark := _mark(path))}
+    known = {path: one for path, mark in marks.items() if (one := _remembered(path, mark, True))}
+    cached = _cached([path for path in marks if path not in known], marks, True)
+    _remember(cached, marks)
+    known |= cached
+    return {path for path, one in known.items() if one.small and _fits(one.small)}
+
+
+def _fits(small: bytes) -> bool:
+    try:
+        check_size(int.from_bytes(small[:4], "big"), int.from_bytes(small[4:8], "big"), pixel_limit())
+    except Unusable:  # for this format it may be sound; its header says
+        return False
+    return True
 
 
 def _remembered(path: str, mark: str, small: bool) -> Known | None:
     known = _memory.get(_place(path))
     return known[1] if known and known[0] == mark and (known[1].small is not None or not small) else None
+
+
+def _remember(found: dict[str, Known], marks: dict[str, str]) -> None:
+    if len(_memory) > _REMEMBERED:
+        _memory.clear()
+    settled = ((path, known) for path, known in found.items() if _settled(marks[path]))
+    _memory.update((_place(path), (marks[path], known)) for path, known in settled)
 
 
 def _place(path: str) -> str:
