@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anprompt.commands._shared.answer_file import AnswerFile, answer_path
 from anprompt.commands._shared.common import ZEROSHOT, add_adapter, add_device, add_names, open_method
 from anprompt.commands._shared.parser import share, whole
 from anprompt.commands._shared.terminal import note_line, percent, print_json, progress, safe, say, table
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from anprompt.methods import Classifier
+    from anprompt.methods import Classifier, Method
 
 BATCH = 64
+READERS = 4  # threads that decode the next batch while one is answered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `predict`."""
     add_adapter(parser)
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, or folders of them")
+    parser.add_argument(
+        "pictures",
+        nargs="+",
+        metavar="PICTURE",
+        help="picture files, folders of them, or @list.txt with a path per line",
+    )
     parser.add_argument(
         "--classes", metavar="NAMES", help="'a,b,c', or @file.txt with a name per line (default: as trained)"
     )
@@ -34,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=share, metavar="SHARE", help="the same with a threshold of your own, for any classes"
     )
     parser.add_argument("--top", type=whole(1), default=3, metavar="N", help="answers per picture")
+    parser.add_argument(
+        "--batch-size", type=whole(1), default=BATCH, metavar="N", help=f"pictures at a time (default: {BATCH})"
+    )
+    parser.add_argument(
+        "--out", type=answer_path, metavar="FILE",
+        help="answers to a .csv or .jsonl file, batch by batch; the same command again goes on where it stopped",
+    )  # fmt: skip
     add_device(parser, "precision of the frozen weights (default: fp32)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -51,24 +66,66 @@ def run(args: argparse.Namespace) -> int:
     classifier = Classifier(method, names)
     called = _called(classifier, labels, args.names)
     least = _threshold(args, classifier)
+    if args.out is not None:
+        return _to_file(args, classifier, called, least, paths)
+    started = time.perf_counter()
     answers: list[dict[str, Any]] = []
     skipped: list[tuple[Path, str]] = []
-    with progress("predicting", enabled=not (args.quiet or args.json)) as update:
-        for start in range(0, len(paths), BATCH):
-            found, failed = _predict(classifier, called, paths[start : start + BATCH], args.top)
-            if least is not None:
-                found = [{**answer, "none_of_these": answer["top"][0]["probability"] < least} for answer in found]
-            answers += found
-            skipped += failed
-            update(min(start + BATCH, len(paths)), len(paths))
+    for found, failed in _batches(args, classifier, called, least, paths):
+        answers += found
+        skipped += failed
     if not answers:
         raise _nothing(skipped)
+    _tell_skipped(skipped, len(paths))
+    _print(args, classifier, called, answers, skipped, time.perf_counter() - started)
+    return 0
+
+
+def _to_file(
+    args: argparse.Namespace, classifier: Classifier, called: Sequence[dict[str, str]], least: float | None,
+    paths: Sequence[Path],
+) -> int:  # fmt: skip
+    """Answers to `--out`; pictures that stand in it already are not asked again."""
+    method, top = classifier.method, min(args.top, len(classifier.classnames))
+    request = {
+        **_content(method), "classes": list(called), "head": classifier.head, "threshold": least, "top": top,
+        "dtype": str(method.backbone.dtype),
+    }  # fmt: skip
+    with AnswerFile(args.out, request, top).opened() as file:
+        open_ones = [path for path in dict.fromkeys(paths) if str(path) not in file.done]
+        before, started = len(file.done), time.perf_counter()
+        skipped: list[tuple[Path, str]] = []
+        for found, failed in _batches(args, classifier, called, least, open_ones):
+            file.add(found, failed)
+            skipped += failed
+    _tell_skipped(skipped, len(open_ones))
+    if args.json:
+        print_json({"out": str(args.out), "pictures": len(open_ones), "before": before, "skipped": len(skipped)})
+    elif not args.quiet:
+        had = f"; {before} stood there before" if before else ""
+        say(f"{len(open_ones)} pictures{_pace(len(open_ones), time.perf_counter() - started)} to {args.out}{had}")
+    return 0
+
+
+def _content(method: Method) -> dict[str, Any]:
+    """What tells one method from another: its settings and a hash of its tensors."""
+    from anprompt.adapters.adapter import adapter_config
+    from anprompt.backbones.hf import weight_hash
+
+    config = adapter_config(method)
+    kept = {key: config[key] for key in ("method", "settings", "template", "seed", "classnames", "backbone")}
+    return {**kept, "temperature": method.temperature, "tensors": weight_hash(method)}
+
+
+def _pace(count: int, seconds: float) -> str:
+    return f" ({count / seconds:.3g} a second)" if count > 1 and seconds > 0 else ""
+
+
+def _tell_skipped(skipped: Sequence[tuple[Path, str]], count: int) -> None:
     for _, reason in skipped:
         note_line(f"skipped: {reason}")
     if skipped:
-        note_line(f"{len(skipped)} of {len(paths)} pictures skipped")
-    _print(args, classifier, called, answers, skipped)
-    return 0
+        note_line(f"{len(skipped)} of {count} pictures skipped")
 
 
 def _threshold(args: argparse.Namespace, classifier: Classifier) -> float | None:
@@ -118,10 +175,23 @@ def expand(given: Sequence[str]) -> Iterator[Path]:
         if not text.strip():
             raise UserError("An image's name is empty; give files or folders (a single '.' is this folder).")
         path = Path(text)
-        if path.is_dir():
+        if text.startswith("@") and not path.exists():
+            yield from _listed(text[1:])
+        elif path.is_dir():
             yield from picture_files(path)
         else:
             yield path
+
+
+def _listed(name: str) -> list[Path]:
+    """The paths in a list, one a line; those that are not absolute start at the list's folder."""
+    from anprompt.data.text_files import file_text
+
+    lines = [line.rstrip("\r") for line in file_text(name).split("\n")]
+    found = [Path(name).parent / line for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"The list {name!r} holds no path.")
+    return found
 
 
 def class_names(labels: Sequence[str], names: str | None) -> list[str]:
@@ -152,37 +222,67 @@ def _called(classifier: Classifier, labels: Sequence[str] | None, names: str | N
     return [{"class": name, "label": label} for name, label in zip(shown, labels)]
 
 
-def _predict(
-    classifier: Classifier, called: Sequence[dict[str, str]], paths: Sequence[Path], top: int
-) -> tuple[list[dict[str, Any]], list[tuple[Path, str]]]:
-    """Answers for a batch of files, the classes as they are called, and the files that can't be read with the reason."""
-    import numpy as np
+Answers = tuple[list[dict[str, Any]], list[tuple[Path, str]]]  # of a batch; files that can't be read, with the reason
 
+
+def _batches(
+    args: argparse.Namespace, classifier: Classifier, called: Sequence[dict[str, str]], least: float | None,
+    paths: Sequence[Path],
+) -> Iterator[Answers]:  # fmt: skip
+    """Answers batch by batch; the next batch is decoded while one is answered."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from anprompt.data.image_limits import pixel_limit
+
+    def decoded(start: int) -> list[Any]:
+        return [pool.submit(_view, path, size, limit) for path in paths[start : start + args.batch_size]]
+
+    size, limit, begun = classifier.method.backbone.dims.image_size, pixel_limit(), time.perf_counter()
+    with ThreadPoolExecutor(READERS) as pool, progress("predicting", enabled=not (args.quiet or args.json)) as update:
+        update(0, len(paths))
+        coming = decoded(0)
+        for start in range(0, len(paths), args.batch_size):
+            views = [view.result() for view in coming]
+            coming = decoded(start + args.batch_size)
+            yield _answers(classifier, called, paths[start : start + args.batch_size], views, args.top, least)
+            done = min(start + args.batch_size, len(paths))
+            update(done, len(paths), f"{done / (time.perf_counter() - begun):.3g} a second")
+
+
+def _view(path: Path, size: int, limit: int) -> Any:
+    """The model's view of a file [size, size, 3], or why it can't be read."""
     from anprompt.data.crop import centre_view
     from anprompt.data.images import open_picture
+
+    try:
+        return centre_view(open_picture(path, max_pixels=limit), size)
+    except UserError as error:
+        return str(error)
+
+
+def _answers(
+    classifier: Classifier, called: Sequence[dict[str, str]], paths: Sequence[Path], views: Sequence[Any], top: int,
+    least: float | None,
+) -> Answers:  # fmt: skip
+    """Answers for a batch of files, the classes as they are called."""
+    import numpy as np
+
     from anprompt.data.views import normalised
     from anprompt.evaluation.inference import predict_logits
 
-    backbone = classifier.method.backbone
-    views, read, failed = [], [], []
-    for path in paths:
-        try:
-            views.append(centre_view(open_picture(path), backbone.dims.image_size))
-            read.append(path)
-        except UserError as error:
-            failed.append((path, str(error)))
-    if not views:
+    failed = [(path, view) for path, view in zip(paths, views) if isinstance(view, str)]
+    read = [path for path, view in zip(paths, views) if not isinstance(view, str)]
+    if not read:
         return [], failed
-    pixels = normalised(np.stack(views), backbone.mean, backbone.std)
-    shares = predict_logits(classifier, pixels.__getitem__, len(views)).softmax(dim=-1)
+    backbone = classifier.method.backbone
+    pixels = normalised(np.stack([view for view in views if not isinstance(view, str)]), backbone.mean, backbone.std)
+    shares = predict_logits(classifier, pixels.__getitem__, len(read), batch_size=len(read)).softmax(dim=-1)
     values, labels = shares.topk(min(top, shares.shape[1]))
-    answers = [
-        {
-            "picture": str(path),
-            "top": [{**called[label], "probability": round(value, 6)} for label, value in zip(row_labels, row_values)],
-        }
-        for path, row_labels, row_values in zip(read, labels.tolist(), values.tolist())
-    ]
+    answers = []
+    for path, row_labels, row_values in zip(read, labels.tolist(), values.tolist()):
+        best = [{**called[label], "probability": round(value, 6)} for label, value in zip(row_labels, row_values)]
+        doubt = {} if least is None else {"none_of_these": best[0]["probability"] < least}
+        answers.append({"picture": str(path), "top": best, **doubt})
     return answers, failed
 
 
@@ -194,7 +294,7 @@ def _nothing(skipped: Sequence[tuple[Path, str]]) -> UserError:
 
 def _print(
     args: argparse.Namespace, classifier: Classifier, called: Sequence[dict[str, str]],
-    answers: Sequence[dict[str, Any]], skipped: Sequence[tuple[Path, str]],
+    answers: Sequence[dict[str, Any]], skipped: Sequence[tuple[Path, str]], seconds: float,
 ) -> None:  # fmt: skip
     if args.json:
         print_json({
@@ -207,7 +307,8 @@ def _print(
     width = max(map(len, rows)) - 1
     table(["picture", "answer", *("or" for _ in range(width - 1))], rows)
     if not args.quiet:
-        say(f"{len(answers)} pictures, {len(classifier.classnames)} classes, {classifier.head} head")
+        pace = _pace(len(answers), seconds)
+        say(f"{len(answers)} pictures{pace}, {len(classifier.classnames)} classes, {classifier.head} head")
 
 
 def _words(answer: dict[str, Any]) -> list[str]:
