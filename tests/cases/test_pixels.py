@@ -615,3 +615,9 @@ def test_the_limit_is_an_option_everywhere(zeroshot, tmp_path: Path, capsys: pyt
 def test_the_service_has_the_same_limit() -> None:
     settings = pytest.importorskip("anprompt.serve.settings")
     assert settings.Settings().pixels == MAX_PIXELS
+
+
+def test_an_image_that_is_only_opened_and_cut_off_is_named_by_its_place(zeroshot, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(encoded(photo(320, 240), "JPEG")[:4000])
+    with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(UserError, match=r"image 2.* is damaged or cut off"):
+        zeroshot.predict([photo(), cut])

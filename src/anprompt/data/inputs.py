@@ -67,6 +67,8 @@ def _no_picture(value: Any) -> bool:
         return not value.strip()
     if isinstance(value, (np.ndarray, Tensor)):
         return value.ndim == 0
+    if isinstance(value, Image.Image):  # comparing one with itself would decode it
+        return False
     return isinstance(value, (int, float, complex, np.generic, Mapping, list, tuple)) or _missing(value)
 
 
