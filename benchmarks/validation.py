@@ -37,6 +37,7 @@ from anprompt.data.types import Dataset, Item
 from anprompt.data.views import normalised
 from anprompt.evaluation.conditions import UNSEEN, Condition, all_conditions
 from anprompt.evaluation.loaders import make_views
+from anprompt.evaluation.statistics import Spread
 from anprompt.evaluation.wording import shortened
 from anprompt.methods import Method, create_method, get_preset
 from anprompt.methods.layers import prompted_blocks
@@ -54,6 +55,7 @@ from anprompt.utils.files import read_json, write_json
 SEVERITIES = (1, 3, 5)
 SHARES = (0.0, 0.15, 0.25, 0.4, 0.5)  # of frozen CLIP in the answers, all judged at no cost
 BATCH = 64
+DRAWS = 500  # of the bootstrap
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ def features(method: Method, vision: Any) -> tuple[Tensor, Tensor]:
     """Class-token features and those of the tokens, [B, E]; frozen ones for a method that trains nothing."""
     if not method.trained_parameters():
         return vision.frozen, vision.frozen
-    return method.image_features(vision)  # type: ignore[attr-defined,no-any-return]
+    return method.image_features(vision)  # type: ignore[operator, no-any-return]
 
 
 def answers(
@@ -317,15 +319,22 @@ def load(out: Path) -> dict[tuple[str, str], dict[tuple[str, int], Any]]:
 
 
 def interval(
-    first: dict[Any, Any], second: dict[Any, Any], which: str, group: str, draws: int = 500
+    first: dict[Any, Any], second: dict[Any, Any], which: str, group: str, over: str = "images"
 ) -> tuple[float, float]:
-    """Mean difference and half the width of its 95 % interval: images resampled within sets, sets listed."""
+    """Mean difference and half the width of its 95 % interval.
+
+    Args:
+        first, second: by (set, seed), as `load` gives them.
+        over: "images": resampled within the sets, about these trainings on these sets; "sets": Student's t over the
+            trainings, about others like them. The second is the wider one: a training is one draw.
+    """
     cells = sorted(first.keys() & second.keys())
-    rng = np.random.default_rng(0)
-    means = np.zeros(draws)
     gaps = [first[cell][which][group] - second[cell][which][group] for cell in cells]
-    for gap in gaps:
-        means += gap[rng.integers(len(gap), size=(draws, len(gap)))].mean(1) / len(gaps)
+    if over == "sets":
+        spread = Spread.of(float(gap.mean()) for gap in gaps)
+        return spread.mean, spread.half if spread.half is not None else float("nan")
+    rng = np.random.default_rng(0)
+    means = sum(gap[rng.integers(len(gap), size=(DRAWS, len(gap)))].mean(1) for gap in gaps) / len(gaps)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(np.mean([gap.mean() for gap in gaps])), float(high - low) / 2
 
@@ -345,7 +354,7 @@ def table(args: argparse.Namespace) -> None:
         for group in groups:
             one = []
             for which in ("base", "new"):
-                mean, half = interval(cells, against, which, group)
+                mean, half = interval(cells, against, which, group, args.over)
                 value = np.mean([cells[c][which][group].mean() for c in common])
                 one.append(f"{value:.2f} ({mean:+.2f} ± {half:.2f})")
             shown.append(" / ".join(one))
@@ -369,6 +378,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     parser.add_argument("--against", default="mmrl")
     parser.add_argument("--answer-against", default="q0")
     parser.add_argument("--answers", default="", type=lambda text: [part for part in text.split(",") if part])
+    parser.add_argument("--over", default="images", choices=("images", "sets"), help="what intervals are about")
     args = parser.parse_args(None if argv is None else list(argv))
     args.out.mkdir(parents=True, exist_ok=True)
     run(args) if args.what == "run" else table(args)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 import torch
 
+from anprompt.adapters.adapter import load_adapter, save_adapter
 from anprompt.data.embedded import embedded_dataset
 from anprompt.errors import UserError
 from anprompt.evaluation.loaders import make_views
-from anprompt.methods import Classifier, create_method, get_method
+from anprompt.methods import Classifier, create_method, get_method, get_preset
 from anprompt.methods.robust import with_frozen
 from anprompt.methods.words import EVERYDAY_WORDS
 from anprompt.noise.weak_image import WEAK_FAMILIES, weak_image_noise
@@ -183,3 +185,12 @@ def test_training_with_all_levers_is_repeatable(tiny_backbone):
         assert not torch.equal(method.tokens, before)
         found.append(method.state_dict())
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_an_adapter_opens_with_the_settings_it_was_trained_with(tiny_backbone, tmp_path, monkeypatch):
+    """Settings that an adapter leaves out are at their defaults, whatever its preset says today."""
+    save_adapter(tmp_path / "old", made(tiny_backbone, "anprompt"))
+    changed = dataclasses.replace(get_preset("anprompt"), settings={"frozen_share": 0.5, "live_noise": 1.0})
+    monkeypatch.setattr("anprompt.methods.create.get_preset", lambda *args, **kwargs: changed)
+    assert made(tiny_backbone, "anprompt").config.frozen_share == 0.5
+    assert load_adapter(tmp_path / "old", backbone=tiny_backbone).config.frozen_share == 0.0

@@ -40,7 +40,7 @@ from anprompt.backbones import Backbone, load_backbone
 from anprompt.backbones.names import is_path
 from anprompt.errors import UserError, choices
 from anprompt.evaluation.calibration_checks import check_calibration
-from anprompt.methods import create_method, get_preset, list_methods, list_presets
+from anprompt.methods import create_method, get_method, get_preset, list_methods, list_presets
 from anprompt.methods.base import Method, MethodConfig
 from anprompt.utils.files import (
     atomic_write,
@@ -404,8 +404,10 @@ def _build(folder: Path, config: Mapping[str, Any], backbone: Backbone, elements
         )
     try:
         with Bounded(elements):
+            # Settings left out are at their defaults; what the preset says today does not count.
+            recorded = get_method(config["method"]).Config.from_dict(config["settings"])
             method = create_method(
-                name, backbone, config["classnames"], template=config["template"], settings=config["settings"],
+                name, backbone, config["classnames"], template=config["template"], settings=recorded,
                 descriptions=config.get("descriptions"), seed=config["seed"], fresh=False,
             )  # fmt: skip
     except UserError as error:

@@ -6,7 +6,7 @@
     fused head      the trained head answers for unseen classes as well
 
 ANPrompt's abstract asks for "consistency between clean and perturbed predictions"; live noise takes the perturbed
-predictions from the model that is being tuned. MMRL has the same settings as a control (docs/findings.md).
+predictions from the model that is being tuned. MMRL has the same settings as a control (docs/levers.md).
 """
 
 from __future__ import annotations
