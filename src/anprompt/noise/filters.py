@@ -1,6 +1,7 @@
 """Kernels, samplers and random textures that the corruptions of `image.py` are made of.
 
 Arrays are float32 in 0..255, [H, W] or [H, W, C]; `scale` is the picture's shorter side over 224.
+scipy is imported where it is used: who only names a corruption does not wait for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import scipy  # its parts load when they are first used: who only names a corruption does not wait for them
 from PIL import Image
 
 from anprompt.noise.seeds import stable_seed
@@ -48,20 +48,24 @@ def shrink_kernel(kernel: Array, scale: float) -> Array:
 
 def convolve(x: Array, kernel: Array, border: Any) -> Array:
     """x [H, W] or [H, W, C] filtered with a kernel of odd sides, by Fourier transform."""
+    from scipy import fft
+
     top, left = kernel.shape[0] // 2, kernel.shape[1] // 2
     pads = [(top, top), (left, left)] + [(0, 0)] * (x.ndim - 2)
     padded = np.pad(x, pads, mode=border)
-    shape = [scipy.fft.next_fast_len(side, real=True) for side in padded.shape[:2]]
-    response = scipy.fft.rfft2(kernel.astype(np.float32), shape)
-    spectrum = scipy.fft.rfft2(padded, shape, axes=(0, 1))
+    shape = [fft.next_fast_len(side, real=True) for side in padded.shape[:2]]
+    response = fft.rfft2(kernel.astype(np.float32), shape)
+    spectrum = fft.rfft2(padded, shape, axes=(0, 1))
     spectrum *= response.reshape(response.shape + (1,) * (x.ndim - 2))
-    out = scipy.fft.irfft2(spectrum, shape, axes=(0, 1))
+    out = fft.irfft2(spectrum, shape, axes=(0, 1))
     # rows before 2 * top are still missing part of the kernel or wrapped round
     return out[2 * top : 2 * top + x.shape[0], 2 * left : 2 * left + x.shape[1]]
 
 
 @lru_cache(maxsize=64)
 def disk(radius: int, smoothing: float, scale: float) -> Array:
+    from scipy import ndimage
+
     reach = max(8, radius)
     offsets = np.arange(-reach, reach + 1)
     mask = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.float64)
@@ -72,7 +76,7 @@ def disk(radius: int, smoothing: float, scale: float) -> Array:
     window = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * smoothing**2))
     window /= window.sum()
     for axis in (0, 1):
-        mask = scipy.ndimage.correlate1d(mask, window, axis=axis, mode="mirror")
+        mask = ndimage.correlate1d(mask, window, axis=axis, mode="mirror")
     return shrink_kernel(mask, scale)
 
 
@@ -101,7 +105,9 @@ def zooms(side: int, factors: tuple[float, ...]) -> Array:
 
 
 def gaussian(x: Array, sigma: float) -> Array:
-    return scipy.ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest")
+    from scipy import ndimage
+
+    return ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest")
 
 
 def displaced(shape: tuple[int, int], delta: int, scale: float, rng: np.random.Generator) -> Array:
@@ -170,15 +176,17 @@ def frost_texture(index: int, side: int) -> Array:
     Needles: white noise filtered along six directions, the strongest of which shows at each point.
     Patches: a fractal, because ice does not cover a pane evenly.
     """
+    from scipy import fft
+
     rng = np.random.default_rng(stable_seed("frost", index))
-    rows, columns = scipy.fft.fftfreq(side)[:, None], scipy.fft.rfftfreq(side)[None]
-    noise = scipy.fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
+    rows, columns = fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None]
+    noise = fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
     needles = np.full((side, side), -np.inf)
     for angle in np.radians(rng.uniform(0, 30) + np.arange(0, 180, 30)):
         # frequencies across the needle reach far (thin), those along it do not (long)
         along = rows * np.sin(angle) + columns * np.cos(angle)
         across = rows * np.cos(angle) - columns * np.sin(angle)
-        drawn = scipy.fft.irfft2(noise * np.exp(-((along / 0.02) ** 2) - (across / 0.15) ** 2), (side, side))
+        drawn = fft.irfft2(noise * np.exp(-((along / 0.02) ** 2) - (across / 0.15) ** 2), (side, side))
         needles = np.maximum(needles, drawn / drawn.std())
     patches = plasma(side, 1.7, rng)
     ice = 0.08 * _standard(needles) + 0.08 * _standard(patches)
@@ -214,5 +222,7 @@ def _smoothing(side: int, sigma: float) -> Array:
 
 def smooth_field(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> Array:
     """Uniform noise in -1..1, smoothed. By cosine transform: sigma can exceed the picture."""
-    field = scipy.fft.dctn(2 * rng.random(shape, dtype=np.float32) - 1)
-    return scipy.fft.idctn(field * _smoothing(shape[0], sigma)[:, None] * _smoothing(shape[1], sigma))
+    from scipy import fft
+
+    field = fft.dctn(2 * rng.random(shape, dtype=np.float32) - 1)
+    return fft.idctn(field * _smoothing(shape[0], sigma)[:, None] * _smoothing(shape[1], sigma))
