@@ -52,11 +52,11 @@ def _png(path: Path, *chunks: tuple[bytes, bytes]) -> Path:
     return path
 
 
-def class_folders(root: Path, counts: dict[str, int]) -> Path:
-    """root/<class>/<number>.png, tiny, no two alike."""
+def class_folders(root: Path, counts: dict[str, int], first: int = 0) -> Path:
+    """root/<class>/<number>.png, tiny, no two alike; another `first` gives other images under the same names."""
     for name, count in counts.items():
         for number in range(count):
-            save(root / name / f"{number:03}.png", noise(6, 6, seed=1000 * sum(name.encode()) + number))
+            save(root / name / f"{number:03}.png", noise(6, 6, seed=1000 * sum(name.encode()) + first + number))
     return root
 
 

@@ -84,7 +84,7 @@ def test_result_as_json(maple_file: Path, tiny_folder: Path, tmp_path: Path, cap
     assert convert(maple_file, tmp_path / "out", tiny_folder, "--json", "--method", "maple") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["method"] == "maple" and result["classes"] == 3 and result["settings"]["depth"] == 3
-    assert json.loads((tmp_path / "out/config.json").read_text())["record"] == {"converted from": maple_file.name}
+    assert json.loads((tmp_path / "out/config.json").read_text())["record"] == {"converted_from": maple_file.name}
 
 
 def test_settings_that_no_tensor_tells(tiny_backbone: Backbone, tiny_folder: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from anprompt.training.loop import TrainConfig
 
 QUICK: dict[str, Any] = {"method": "coop", "shots": 2, "train": {"epochs": 1}}
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "half of the classes": {"classes": "base"},
-    "the other half": {"classes": "new", "shots": None},
+    "half of the classes": {"subset": "base"},
+    "the other half": {"subset": "new", "shots": None},
     "all shots": {"shots": "all"},
     "own recipe": {"shots": 3, "seed": 7, "train": {"epochs": 2, "lr": 0.01, "crop_scale": (0.9, 1.0)}},
     "numpy's numbers": {"shots": np.int64(2), "seed": np.int64(3), "train": {"epochs": np.int32(1), "lr": np.float64(0.5)}},
@@ -110,10 +110,10 @@ def test_the_command_lines_adapter_opens_with_its_parameters(
     assert main([*words, "--out", str(tmp_path / "a")]) == 0
     opened = ap.load(tmp_path / "a")
     found = {
-        key: opened.get_params()[key] for key in ("shots", "classes", "seed", "settings", "train", "method", "template")
+        key: opened.get_params()[key] for key in ("shots", "subset", "seed", "settings", "train", "method", "template")
     }
     assert found == {
-        "shots": 3, "classes": "base", "seed": 5, "settings": {"n_context": 2, "context_init": ""},
+        "shots": 3, "subset": "base", "seed": 5, "settings": {"n_context": 2, "context_init": ""},
         "train": {"epochs": 2}, "method": "coop", "template": None,
     }  # fmt: skip
     again = clone(opened).fit(str(photo_folder))
@@ -138,7 +138,7 @@ def test_an_adapter_from_before_opens_with_its_recipe(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("shots", -1), ("shots", "many"), ("shots", 1.5), ("classes", "evil"), ("accept", 7), ("names", {"a": 1}),
+    [("shots", -1), ("shots", "many"), ("shots", 1.5), ("subset", "evil"), ("accept", 7), ("names", {"a": 1}),
      ("names", [[1]]), ("names", [[[], "a"]]), ("names", [[1, "\x1b[2J"]]), ("settings", [1]), ("train", "fast"),
      ("template", 3), ("template", "\x1b {}"), ("calibrate", "yes"), ("descriptions", {"a": "b"}), ("device", "cuda"),
      ("dtype", "float8"), (None, [1]), (None, "x")],
@@ -206,7 +206,7 @@ def test_another_runs_adapter_stays_and_the_same_is_replaced(
     before = (folder / CONFIG).read_bytes()
     assert trained.save(folder) == folder and ap.load(folder, backbone=tiny_backbone).save(folder) == folder
     assert (folder / CONFIG).read_bytes() == before and (folder / "notes.txt").read_text() == "mine"
-    for change in ({"seed": 2}, {"shots": 1}, {"method": "maple"}, {"classes": "base"}, {"train": {"epochs": 2}}):
+    for change in ({"seed": 2}, {"shots": 1}, {"method": "maple"}, {"subset": "base"}, {"train": {"epochs": 2}}):
         other = ap.PromptClassifier(tiny_backbone, **{**QUICK, **change}).fit(str(photo_folder))
         with pytest.raises(UserError, match="holds the adapter of another run"):
             other.save(folder)

@@ -386,7 +386,7 @@ def test_a_body_in_drops_gives_its_place_back_long_before_the_time_of_a_request(
             assert answer.startswith(b"HTTP/1.1 408") and b"too slowly" in answer, answer
             assert time.monotonic() - begun < 10
         assert service.json(GOOD)[0] == 200  # the only place is free again
-        monkeypatch.setattr(guard, "BODY_RATE", len(body) // 2)
+        monkeypatch.setattr(guard, "BODY_RATE", len(body) // 20)
         with socket.create_connection(("127.0.0.1", service.port), timeout=30) as line:  # slow, but fast enough
             for at in range(0, len(body), len(body) // 8):
                 line.sendall((b"" if at else start) + body[at : at + len(body) // 8])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,7 @@ def test_every_setting_of_the_recipe_is_documented_with_its_default() -> None:
         words = f'"{default}"' if entry.type == "str" else str(default)
         said = re.search(r"Default (.+)\.\s*$", entries.get(entry.name, ""))
         assert said, f"{entry.name} has no 'Default ...' in TrainConfig's docstring"
-        given = said[1] if not isinstance(entry.default, float) else str(float(said[1]))
+        given = said[1] if not isinstance(entry.default, float) else str(float(Fraction(said[1])))
         assert given == words, entry.name
 
 

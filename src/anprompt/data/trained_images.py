@@ -37,3 +37,9 @@ def trained_among(record: Any, items: Sequence[Item]) -> int | None:
         return None
     known = set(text.split())
     return sum(mark in known for mark in marks(items))
+
+
+def holds_trained(record: Any, items: Sequence[Item]) -> bool:
+    """Whether these are the data that was trained on: at least half of the trained images are among them."""
+    found = trained_among(record, items)
+    return bool(found) and 2 * (found or 0) >= len(set(record[KEY]["marks"].split()))

@@ -51,8 +51,8 @@ class TrainConfig(MethodConfig):
         image_noise_families: list of families of image noise; empty takes gaussian_noise, defocus_blur and contrast.
             Default empty.
         image_noise_severity: int in 1..5, the largest severity; each noisy view has a random one up to it. Default 3.
-        image_noise_target: "clean" or "noisy": whose frozen features the losses compare a noisy view with. Default
-            "clean".
+        image_noise_target: "clean" or "noisy": whose frozen features the losses compare a noisy view with.
+            Default "clean".
         adversary: who attacks the training images, anew at every step: "none"; "pgd", gradient steps through the
             method as it is; "frozen", steps that move the frozen image feature away (AdvPT), which know nothing of
             the method (`anprompt.training.adversary`). Default "none".
