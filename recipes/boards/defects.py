@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from make import Box, binary, boxes_of
 from PIL import Image
 
 SIDE = 64  # pixels of a crop
@@ -21,7 +22,6 @@ COLUMNS = 24
 KINDS = ("open circuit", "short circuit", "mouse bite", "spur", "spurious copper", "pin hole")  # DeepPCB's 1 to 6
 PARTS = ("train", "test", "train", "test", "val")  # of every five boards
 MOST = {"train": 40, "val": 16, "test": 40}  # crops of a class
-Box = tuple[int, int, int, int, int]
 
 
 def main() -> None:
@@ -35,8 +35,8 @@ def main() -> None:
     counts: dict[tuple[str, str], int] = {}
     for number, text in enumerate(sorted(args.pairs.glob("*.txt"))):
         part = PARTS[number % len(PARTS)]
-        boxes: list[Box] = [tuple(map(int, line.split())) for line in text.read_text().splitlines() if line.strip()]  # type: ignore[misc]
-        board = np.asarray(Image.open(text.with_name(f"{text.stem}_test.jpg")).convert("L")) > 127
+        boxes = boxes_of(text)
+        board = binary(text.with_name(f"{text.stem}_test.jpg"))
         for box in boxes:
             kind = KINDS[box[4] - 1]
             crop = around(board, box, boxes)

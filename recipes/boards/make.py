@@ -41,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(SEED)
     for number, text in enumerate(sorted(args.pairs.glob("*.txt"))):
-        boxes = [tuple(map(int, line.split())) for line in text.read_text().splitlines() if line.strip()]
+        boxes = boxes_of(text)
         if number % TRAIN_EVERY == 0:
             board = binary(text.with_name(f"{text.stem}_temp.jpg"))
             save_good(args.out / "train/good", text.stem, board, [], TRAIN_GOOD, rng)
@@ -49,6 +49,11 @@ def main() -> None:
         board = binary(text.with_name(f"{text.stem}_test.jpg"))
         save_good(args.out / "test/good", text.stem, board, boxes, TEST_GOOD, rng)
         save_defects(args.out, text.stem, board, boxes, rng)
+
+
+def boxes_of(text: Path) -> list[Box]:
+    """The defects of a board: left, top, right, bottom in pixels, and the kind from 1 on."""
+    return [tuple(map(int, line.split())) for line in text.read_text().splitlines() if line.strip()]  # type: ignore[misc]
 
 
 def binary(path: Path) -> np.ndarray:

@@ -206,23 +206,16 @@ def test_several_processes_share_the_cache(tmp_path, cache):
 
 
 # --- the command line -----------------------------------------------------------------------------
+def fit_words(*words: str) -> list[str]:
+    """A short `fit`."""
+    return ["fit", "--method", "coop", "--epochs", "1", *words]
+
+
 def test_fit_trains_again_or_refuses_when_the_images_were_replaced(tmp_path, capsys):
     from anprompt.commands.main import main
 
     root = folder_of(tmp_path / "photos")
-    command = [
-        "fit",
-        "--data",
-        str(root),
-        "--method",
-        "coop",
-        "--shots",
-        "2",
-        "--epochs",
-        "1",
-        "--out",
-        str(tmp_path / "ad"),
-    ]
+    command = fit_words("--data", str(root), "--shots", "2", "--out", str(tmp_path / "ad"))
     assert main(command) == 0
     assert main(command) == 0 and "nothing to do" in capsys.readouterr().out
     shutil.copytree(root, tmp_path / "copy")
@@ -239,20 +232,7 @@ def test_adapters_of_official_lists_made_before_are_still_recognised(tmp_path, c
     from tests.data.test_coop import make_split
 
     make_split(tmp_path, "dtd")
-    command = [
-        "fit",
-        "--data",
-        "coop:dtd",
-        "--root",
-        str(tmp_path),
-        "--method",
-        "coop",
-        "--shots",
-        "1",
-        "--epochs",
-        "1",
-    ]
-    command += ["--out", str(tmp_path / "ad")]
+    command = fit_words("--data", "coop:dtd", "--root", str(tmp_path), "--shots", "1", "--out", str(tmp_path / "ad"))
     with pytest.MonkeyPatch.context() as patch:  # as it was made before
         patch.setattr("anprompt.training.job.identities", lambda items: [item.path for item in items])
         assert main(command) == 0
@@ -265,19 +245,7 @@ def test_adapters_of_folders_made_before_are_not_taken_for_another_content(tmp_p
     from anprompt.commands.main import main
 
     root = folder_of(tmp_path / "photos")
-    command = [
-        "fit",
-        "--data",
-        str(root),
-        "--method",
-        "coop",
-        "--shots",
-        "2",
-        "--epochs",
-        "1",
-        "--out",
-        str(tmp_path / "ad"),
-    ]
+    command = fit_words("--data", str(root), "--shots", "2", "--out", str(tmp_path / "ad"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anprompt.training.job.identities", lambda items: [item.path for item in items])
         assert main(command) == 0

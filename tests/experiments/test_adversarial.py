@@ -119,6 +119,11 @@ def test_specifications_of_before_keep_their_identity() -> None:
         RunSpec("embedded:sky", protocol="adversarial", attacks=("pgd-cc:linf:1/255:3x1",))
 
 
+def bench_words(runs: Path, *words: str) -> list[str]:
+    """The protocol on zero-shot CLIP, which trains nothing."""
+    return ["bench", "adversarial", "--data", DATA, "--methods", "zeroshot", "--runs", str(runs), *words]
+
+
 @pytest.mark.parametrize(
     "options,says",
     [
@@ -133,8 +138,7 @@ def test_specifications_of_before_keep_their_identity() -> None:
     ],
 )
 def test_wrong_options_are_one_line(options: list[str], says: str, tmp_path: Path, capsys: Any) -> None:
-    words = ["bench", "adversarial", "--data", DATA, "--methods", "zeroshot", "--runs", str(tmp_path), *options]
-    assert main(words) == 2
+    assert main(bench_words(tmp_path, *options)) == 2
     told = capsys.readouterr().err
     assert says in told and told.count("\n") == 1
 
@@ -151,35 +155,14 @@ def test_a_missing_extra_is_told_before_anything_runs(tmp_path: Path, capsys: An
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "pyautoattack" else real(name, *a)
     )
-    words = [
-        "bench",
-        "adversarial",
-        "--data",
-        DATA,
-        "--methods",
-        "zeroshot",
-        "--runs",
-        str(tmp_path),
-        "--attacks",
-        "apgd-ce",
-    ]
-    assert main(words) == 2 and "pip install 'anprompt[attack]'" in capsys.readouterr().err
+    assert (
+        main(bench_words(tmp_path, "--attacks", "apgd-ce")) == 2
+        and "pip install 'anprompt[attack]'" in capsys.readouterr().err
+    )
 
 
 def test_the_command_writes_records_and_tables(tmp_path: Path, capsys: Any) -> None:
-    words = [
-        "bench",
-        "adversarial",
-        "--data",
-        DATA,
-        "--methods",
-        "zeroshot",
-        "--runs",
-        str(tmp_path),
-        "--json",
-        "--jobs",
-        "1",
-    ]
+    words = bench_words(tmp_path, "--json", "--jobs", "1")
     assert main([*words, "--attacks", "pgd-margin", "--eps", "4/255", "--attack-steps", "2", "--images", "4"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert "base attacked" in told["tables"][0]["lines"][0] and (tmp_path / "table.md").is_file()

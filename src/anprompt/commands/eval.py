@@ -81,7 +81,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     from anprompt.data.reading import reading_record
     from anprompt.data.sources import open_dataset
     from anprompt.data.splits import subset_classes
-    from anprompt.data.trained_images import holds_trained, trained_among
+    from anprompt.data.trained_images import trained_among, trained_count
     from anprompt.evaluation.evaluate import calibration_error
     from anprompt.evaluation.loaders import part_items
     from anprompt.training.job import score
@@ -108,8 +108,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
         told.append(f"{known} of the {len(items)} images were trained on: a figure on them says little")
     if args.split is None and whole.reading and whole.reading.divided:
         every = part_items(data, "all", args.domain)
-        if not holds_trained(record, every) if known is not None else not _of_its_data(record, whole):
-            there = trained_among(record, every)
+        there = trained_among(record, every)
+        own = _of_its_data(record, whole) if there is None else 0 < trained_count(record) <= 2 * there
+        if not own:
             none = "If none of it was trained on," if there is None else f"{there or 'None'} of it was trained on:"
             told.append(
                 f"{len(items)} of {len(every)} images: the test part, as fit divides data without parts. {none} --split "

@@ -29,17 +29,19 @@ def to_record(items: Sequence[Item]) -> dict[str, str]:
     return {"marks": " ".join(sorted(set(marks(items))))}
 
 
-def trained_among(record: Any, items: Sequence[Item]) -> int | None:
-    """How many of the images were trained on, byte for byte; None where the record does not say."""
+def _known(record: Any) -> set[str] | None:
+    """The marks of a record; None where it has none, or what no mark is."""
     kept = record.get(KEY) if isinstance(record, Mapping) else None
     text = kept.get("marks") if isinstance(kept, Mapping) else None
-    if not isinstance(text, str) or not _MARKS.fullmatch(text):
-        return None
-    known = set(text.split())
-    return sum(mark in known for mark in marks(items))
+    return set(text.split()) if isinstance(text, str) and _MARKS.fullmatch(text) else None
 
 
-def holds_trained(record: Any, items: Sequence[Item]) -> bool:
-    """Whether these are the data that was trained on: at least half of the trained images are among them."""
-    found = trained_among(record, items)
-    return bool(found) and 2 * (found or 0) >= len(set(record[KEY]["marks"].split()))
+def trained_count(record: Any) -> int:
+    """How many images of different content the record knows of as trained on."""
+    return len(_known(record) or ())
+
+
+def trained_among(record: Any, items: Sequence[Item]) -> int | None:
+    """How many of the images were trained on, byte for byte; None where the record does not say."""
+    known = _known(record)
+    return None if known is None else sum(mark in known for mark in marks(items))

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from anprompt.detection.bank import aggregated, apart, coreset, distances
+from anprompt.detection.bank import aggregated, apart, distances, memory_bank
 from anprompt.detection.base import DetectionMethod, Normals, Scale, Scored, needs_images, top_mean
 from anprompt.detection.features import Look, Sight, default_blocks, projected
 from anprompt.detection.sentences import GENERAL_ANOMALOUS, GENERAL_NORMAL, features
@@ -133,7 +133,7 @@ class Apt(DetectionMethod[AptConfig]):
     def _fill_bank(self, normals: Normals) -> None:
         rows = [aggregated(self._of(look, self._bank_blocks)) for look in normals.looks]
         flat = torch.cat([x.flatten(0, 1) for x in rows])
-        self.tensors["bank"] = flat[coreset(flat, self.config.bank_size, self.seed)].half()
+        self.tensors["bank"] = memory_bank(flat, self.config.bank_size, self.seed)
         self.tensors["bank_scale"] = Scale.of(apart(rows)).tensor()
 
     def _centred(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anprompt.detection.features import KEPT
 from anprompt.prompting.prompts import unit
 
 ROWS = 4096  # queries compared at a time
@@ -44,6 +45,11 @@ def coreset(rows: Tensor, size: int, seed: int) -> Tensor:
         nearest = torch.minimum(nearest, (sketch - sketch[chosen[step - 1]]).square().sum(dim=1))
         chosen[step] = nearest.argmax()
     return chosen.sort().values
+
+
+def memory_bank(rows: Tensor, size: int, seed: int) -> Tensor:
+    """The `coreset` of rows [n, D] as it is kept: [at most `size`, D] in `KEPT`."""
+    return rows[coreset(rows, size, seed)].to(KEPT)
 
 
 def distances(rows: Tensor, bank: Tensor, allowed: Tensor | None = None) -> Tensor:

@@ -35,6 +35,7 @@ from anprompt.prompting.shared_text import Heads
 
 ATTENTIONS = ("plain", "local", "value")
 BATCH = 64  # windows at a time
+KEPT = torch.float16  # what is kept of images, in caches and banks; figures are computed in fp32
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class Look:
 
     def kept(self) -> Look:
         """The same in half the bytes, for a cache."""
-        small = {scale: (a.half(), b.half()) for scale, (a, b) in self.small.items()}
-        return dataclasses.replace(self, tokens=self.tokens.half(), windows=self.windows.half(), small=small)
+        small = {scale: (a.to(KEPT), b.to(KEPT)) for scale, (a, b) in self.small.items()}
+        return dataclasses.replace(self, tokens=self.tokens.to(KEPT), windows=self.windows.to(KEPT), small=small)
 
 
 def default_blocks(depth: int, share: Sequence[float] = (0.25, 0.5, 0.75, 1.0)) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from anprompt.detection.bank import aggregated, coreset, distances
+from anprompt.detection.bank import aggregated, distances, memory_bank
 from anprompt.detection.base import DetectionMethod, Normals, Scored, needs_images, top_mean
 from anprompt.detection.features import Look, Sight, default_blocks
 from anprompt.methods.config import MethodConfig
@@ -46,7 +46,7 @@ class PatchCore(DetectionMethod[PatchCoreConfig]):
     def fit(self, normals: Normals) -> None:
         needs_images(self, len(normals.looks))
         rows = torch.cat([aggregated(look.tokens, self.config.reach).flatten(0, 1) for look in normals.looks])
-        self.tensors = {"bank": rows[coreset(rows, self.config.bank, self.seed)].half()}
+        self.tensors = {"bank": memory_bank(rows, self.config.bank, self.seed)}
 
     def score(self, look: Look) -> Scored:
         rows = aggregated(look.tokens, self.config.reach)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anprompt.detection.bank import aggregated, coreset, distances
+from anprompt.detection.bank import aggregated, distances, memory_bank
 from anprompt.detection.base import DetectionMethod, Normals, Scored, needs_images, top_mean
 from anprompt.detection.features import Look, Sight, default_blocks, projected
 from anprompt.detection.sentences import ANOMALOUS_STATES, anomaly_share
@@ -73,7 +73,7 @@ class PromptAd(DetectionMethod[PromptAdConfig]):
         rows = torch.cat([aggregated(look.tokens[:, :, :-1]).flatten(0, 1) for look in normals.looks])
         self.tensors = {
             "text": tuned_suffixes(self, patches, normals),
-            "bank": rows[coreset(rows, self.config.bank_size, self.seed)].half(),
+            "bank": memory_bank(rows, self.config.bank_size, self.seed),
         }
 
     def score(self, look: Look) -> Scored:

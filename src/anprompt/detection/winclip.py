@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from anprompt.detection.bank import coreset, distances
+from anprompt.detection.bank import distances, memory_bank
 from anprompt.detection.base import DetectionMethod, Normals, Scored
 from anprompt.detection.features import Look, Sight, default_blocks
 from anprompt.detection.sentences import anomaly_share, ensemble
@@ -67,7 +67,7 @@ class WinClip(DetectionMethod[WinClipConfig]):
             self._keep("bank_patches", torch.cat([unit(look.tokens[:, :, 0]).flatten(0, 1) for look in normals.looks]))
 
     def _keep(self, name: str, rows: Tensor) -> None:
-        self.tensors[name] = rows[coreset(rows, self.config.bank, self.seed)].half()
+        self.tensors[name] = memory_bank(rows, self.config.bank, self.seed)
 
     def score(self, look: Look) -> Scored:
         text, scale = self.tensors["text"], self.backbone.logit_scale

@@ -24,7 +24,7 @@ from anprompt.errors import UserError, choices
 from anprompt.methods.base import Gather, Head, Method, MethodConfig, Parts, TextState, itself
 from anprompt.methods.layers import BlockLinear, SharedResidual, linear_init, prompted_blocks
 from anprompt.methods.losses import cosine_alignment, wa_loss
-from anprompt.methods.robust import Perturbed, RobustConfig, live_parts, with_frozen
+from anprompt.methods.robust import Perturbed, RobustConfig, fused_logits, live_parts
 from anprompt.methods.weak_noise import noise_prompts, weak_noise_features
 from anprompt.noise.seeds import stable_seed
 from anprompt.noise.text import DEFAULT_OPS, noisy_sentences
@@ -241,15 +241,8 @@ class ANPrompt(Method[ANPromptConfig]):
 
     def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `s z + (1 - s) z_rep`."""
-        return self._logits(*self.image_features(vision), vision, text, head)
+        return fused_logits(self, *self.image_features(vision), vision, text, head)
 
     def logits_and_embedding(self, vision: ImageState, text: TextState) -> tuple[Tensor, Tensor]:
         image, prototype = self.image_features(vision)
-        return self._logits(image, prototype, vision, text, "trained"), image
-
-    def _logits(self, image: Tensor, prototype: Tensor, vision: ImageState, text: TextState, head: Head) -> Tensor:
-        c, tau = self.config, self.logit_scale
-        z = tau * image @ text["text"].T
-        if head == "trained" or c.fused_unseen:
-            z = c.head_weight * z + (1 - c.head_weight) * tau * prototype @ text["text"].T
-        return with_frozen(z, tau, c.frozen_share, vision.frozen, text.get("frozen"))
+        return fused_logits(self, image, prototype, vision, text, "trained"), image

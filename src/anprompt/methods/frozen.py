@@ -12,6 +12,7 @@ image falls in the same fold, and validation and test images are never read.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -87,24 +88,24 @@ class FrozenFeatureMethod(Method[ConfigT]):
     from_features: ClassVar[bool] = True
     by_class: bool = True
 
+    @abstractmethod
     def fit_features(self, shots: Shots, recipe: Recipe) -> dict[str, float]:
         """Learn from the features of all training images.
 
         Returns:
             What to write down: the loss, and what was chosen by which accuracy.
         """
-        raise NotImplementedError
 
     def encode_classes(self, bank: ClassState) -> TextState:
         return {"text": bank.frozen}
 
+    @abstractmethod
     def trained_logits(self, features: Tensor, text: TextState) -> Tensor:
         """Logits [B, C] of unit features [B, E], for a list of trained classes.
 
         Args:
             text: unit text features of the list, and under `ROWS` which trained classes they are.
         """
-        raise NotImplementedError
 
     def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Trained classes: what was learned. Others: `tau f T^T`, which is zero-shot CLIP."""

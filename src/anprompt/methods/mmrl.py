@@ -22,7 +22,7 @@ from anprompt.errors import UserError
 from anprompt.methods.base import Head, Method, MethodConfig, Parts, TextState
 from anprompt.methods.layers import BlockLinear, prompted_blocks
 from anprompt.methods.losses import cosine_alignment
-from anprompt.methods.robust import Perturbed, RobustConfig, live_parts, with_frozen
+from anprompt.methods.robust import Perturbed, RobustConfig, fused_logits, live_parts
 from anprompt.prompting.prompts import ClassState, DeepTokens, ImageState, prompted_image, prompted_text, unit
 
 
@@ -124,15 +124,8 @@ class MMRL(Method[MMRLConfig]):
 
     def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
         """Unseen classes: z. Trained classes: `a z + (1 - a) z_rep`."""
-        return self._logits(*self.image_features(vision), vision, text, head)
+        return fused_logits(self, *self.image_features(vision), vision, text, head)
 
     def logits_and_embedding(self, vision: ImageState, text: TextState) -> tuple[Tensor, Tensor]:
         image, tokens = self.image_features(vision)
-        return self._logits(image, tokens, vision, text, "trained"), image
-
-    def _logits(self, image: Tensor, tokens: Tensor, vision: ImageState, text: TextState, head: Head) -> Tensor:
-        c, tau = self.config, self.logit_scale
-        z = tau * image @ text["text"].T
-        if head == "trained" or c.fused_unseen:
-            z = c.head_weight * z + (1 - c.head_weight) * tau * tokens @ text["text"].T
-        return with_frozen(z, tau, c.frozen_share, vision.frozen, text.get("frozen"))
+        return fused_logits(self, image, tokens, vision, text, "trained"), image

@@ -9,41 +9,27 @@ the epochs with Gaussian weights; a text teacher that is the mean over many temp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from anprompt.data.names import spoken
 from anprompt.errors import UserError
-from anprompt.methods.base import Descriptions, Head, Method, MethodConfig, Parts, TextState
-from anprompt.methods.context import (
-    ContextState,
-    DeepContext,
-    context_features,
-    context_start,
-    context_state,
-    context_words,
-    image_features,
-    prompt_depth,
-    see_embedding,
-)
+from anprompt.methods.base import MethodConfig
+from anprompt.methods.ivlp import IVLP, IVLPConfig
 from anprompt.methods.losses import feature_l1, logit_kl
 from anprompt.methods.templates import IMAGENET_TEMPLATES
 from anprompt.prompting.prompts import ClassState, ImageState, ensemble_features
 
 
 @dataclass(frozen=True)
-class PromptSRCConfig(MethodConfig):
-    """Settings of PromptSRC.
+class PromptSRCConfig(IVLPConfig):
+    """Settings of PromptSRC: those of IVLP (n and m of at least 1), and
 
     Attributes:
-        n_text, n_vision: n and m, prompt tokens per block in each tower.
-        context_init: words before the class name; the first n are replaced. Empty for a random start.
-        depth: D, number of prompted blocks; 0 means three quarters of the towers (9 of 12).
         text_weight, image_weight, logits_weight: of the three agreement losses.
         average_mean, average_std: epoch (from 1) at which the weights of the average peak, and their width.
         teacher_templates: how many of the 60 templates the teacher averages; 0 means all.
@@ -51,8 +37,6 @@ class PromptSRCConfig(MethodConfig):
 
     n_text: int = 4
     n_vision: int = 4
-    context_init: str = "a photo of a"
-    depth: int = 0
     text_weight: float = 25.0
     image_weight: float = 10.0
     logits_weight: float = 1.0
@@ -70,59 +54,21 @@ class PromptSRCConfig(MethodConfig):
             raise UserError(f"PromptSRC: teacher_templates can't be negative ({self.teacher_templates}).")
 
 
-class PromptSRC(Method[PromptSRCConfig]):
+class PromptSRC(IVLP):
     """PromptSRC on a frozen backbone."""
 
     name: ClassVar[str] = "promptsrc"
     paper: ClassVar[str] = "arXiv 2307.06948"
     Config: ClassVar[type[MethodConfig]] = PromptSRCConfig
-    reads: ClassVar[Parts] = "trunk"
-    reads_template: ClassVar[bool] = False
-    splits: ClassVar[bool] = True
+    config: PromptSRCConfig
     text_average: Tensor
     vision_average: Tensor
 
-    def build(self, generator: torch.Generator) -> None:
-        self.first_block = 1
-        dims, c, generator = self.backbone.dims, self.config, generator
-        depth = prompt_depth(c.depth, (dims.text_depth, dims.vision_depth))
-        self.words = context_words(self.backbone, c.context_init, c.n_text)
-        first = context_start(self.backbone, c.context_init, c.n_text, generator)
-        deeper = 0.02 * torch.randn(depth - 1, c.n_text, dims.text_width, generator=generator)
-        self.text_prompts = nn.Parameter(torch.cat([first[None].cpu(), deeper]))
-        self.vision_prompts = nn.Parameter(
-            0.02 * torch.randn(depth, c.n_vision, dims.vision_width, generator=generator)
-        )
+    def add_parts(self, generator: torch.Generator) -> None:
         # Sums so far; buffers, so that an interrupted run goes on with them.
         self.register_buffer("text_average", torch.zeros_like(self.text_prompts))
         self.register_buffer("vision_average", torch.zeros_like(self.vision_prompts))
         self._teacher: tuple[tuple[str, ...], Tensor] | None = None
-
-    # --- features -------------------------------------------------------------------------------
-    def prepare(
-        self,
-        classnames: Sequence[str],
-        sentences: Sequence[str] | None = None,
-        descriptions: Descriptions | None = None,
-    ) -> ContextState:
-        """Sentences "a photo of a NAME.", before the vectors are filled in."""
-        return context_state(self.backbone, classnames, self.words, self.config.n_text)
-
-    def image_state(self, pixels: Tensor, parts: Parts = "both") -> ImageState:
-        """Patch embeddings [B, P + 1, D_v], as prompts enter at block 1, and the teacher's features [B, E]."""
-        return see_embedding(self.backbone, pixels, frozen=parts != "trunk")
-
-    def encode_classes(self, bank: ClassState) -> TextState:
-        assert isinstance(bank, ContextState)
-        hook = DeepContext(self.text_prompts[1:])
-        return {"text": context_features(self.backbone, bank, self.text_prompts[0], self.engine, hook)}
-
-    def image_features(self, vision: ImageState) -> Tensor:
-        """Unit prompted image features [B, E]."""
-        return image_features(self.backbone, vision, self.vision_prompts, self.engine)
-
-    def embedding(self, vision: ImageState) -> Tensor:
-        return self.image_features(vision)
 
     def teacher(self, classnames: tuple[str, ...]) -> Tensor:
         """Unit frozen text features, mean of the raw ones over the templates, [C, E]; kept for one list."""
@@ -146,10 +92,6 @@ class PromptSRC(Method[PromptSRCConfig]):
             "agree_image": c.image_weight * feature_l1(image, vision.frozen),
             "agree_logits": c.logits_weight * logit_kl(z_frozen, z),
         }
-
-    def logits(self, vision: ImageState, text: TextState, head: Head = "unseen") -> Tensor:
-        """`tau f.t`, the same for all classes."""
-        return self.logit_scale * self.image_features(vision) @ text["text"].T
 
     # --- average over epochs --------------------------------------------------------------------
     def epoch_weights(self, epochs: int) -> Tensor:

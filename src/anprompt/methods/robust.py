@@ -20,13 +20,13 @@ from torch import Tensor
 
 from anprompt.data.names import spoken
 from anprompt.errors import UserError
-from anprompt.methods.base import Method, MethodConfig
+from anprompt.methods.base import Head, Method, MethodConfig, TextState
 from anprompt.methods.losses import consistency_kl, cosine_alignment
 from anprompt.methods.words import EVERYDAY_WORDS
 from anprompt.noise import text as text_noise
 from anprompt.noise.seeds import drawn
 from anprompt.noise.text import noisy_sentences
-from anprompt.prompting.prompts import ClassState, class_state
+from anprompt.prompting.prompts import ClassState, ImageState, class_state
 from anprompt.utils.byte_cache import ByteCache
 
 ANCHOR_LISTS = 16  # word lists that take turns
@@ -163,6 +163,21 @@ def live_parts(
         words, target = perturbed.anchors(step)
         parts["anchors"] = c.anchor_weight * cosine_alignment(method.encode_classes(words)["text"], target)
     return parts
+
+
+def fused_logits(
+    method: Method[Any], image: Tensor, second: Tensor, vision: ImageState, text: TextState, head: Head
+) -> Tensor:
+    """Logits [B, C]: `a z + (1 - a) z_rep` of both image features [B, E] by the trained head, else z, with a share of frozen CLIP's.
+
+    Args:
+        second: the feature of the second head, [B, E]: MMRL's tokens, ANPrompt's NRVPP.
+    """
+    c, tau = method.config, method.logit_scale
+    z = tau * image @ text["text"].T
+    if head == "trained" or c.fused_unseen:
+        z = c.head_weight * z + (1 - c.head_weight) * tau * second @ text["text"].T
+    return with_frozen(z, tau, c.frozen_share, vision.frozen, text.get("frozen"))
 
 
 def with_frozen(logits: Tensor, tau: float, share: float, frozen_image: Tensor, frozen_text: Tensor | None) -> Tensor:
